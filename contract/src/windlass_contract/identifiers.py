@@ -1,0 +1,64 @@
+"""Names, versions, durations and shares, as users write them, and what each of them may look like."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import Field
+
+GROUP = "windlass.dev"
+API_VERSION = f"{GROUP}/v1alpha1"
+
+MAX_VERSION = 2**53 - 1
+"""Versions are TensorFlow Serving's int64, kept to what every JSON parser reads exactly."""
+
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
+"""A model's name: it stands in URLs, labels of metrics and folders. No `/`, no `:`, at most 63 characters."""
+
+ServerName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+"""A server's name: a DNS label, since Kubernetes, Compose and Swarm name services so."""
+
+ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
+"""`metadata.name`: a DNS subdomain."""
+
+Version = Annotated[int, Field(ge=0, le=MAX_VERSION, strict=True)]
+
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+Duration = Annotated[str, Field(pattern=r"^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$", min_length=2)]
+"""Whole hours, minutes and seconds, as in `1h30m`, `10m` or `45s`."""
+
+Percentage = Annotated[str, Field(pattern=r"^(100(\.0)?|[0-9]{1,2}(\.[0-9])?)%$")]
+"""A share with at most one decimal, as in `0.5%`: traffic is split in thousandths."""
+
+Labels = Annotated[
+    dict[
+        Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")], Annotated[int, Field(ge=0)]
+    ],
+    Field(max_length=32),
+]
+"""TensorFlow Serving's version labels: label to version."""
+
+
+def seconds(duration: str) -> int:
+    """Length of a `Duration` in seconds.
+
+    >>> seconds("1h2m3s")
+    3723
+    """
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", duration)
+    if match is None or not any(match.groups()):
+        raise ValueError(f"{duration!r} is no duration: write whole hours, minutes and seconds, as in 10m or 1h30m")
+    hours, minutes, rest = (int(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + rest
+
+
+def thousandths(percentage: str) -> int:
+    """A `Percentage` in thousandths.
+
+    >>> thousandths("0.5%"), thousandths("100%")
+    (5, 1000)
+    """
+    whole, _, decimal = percentage.removesuffix("%").partition(".")
+    return int(whole) * 10 + int(decimal or 0)

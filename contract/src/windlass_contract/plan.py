@@ -1,0 +1,132 @@
+"""The serving plan: what every replica of a server has to hold, and how traffic is split."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from .canonical import digest_of
+from .document import Document
+from .identifiers import Digest, Labels, ModelName, ServerName, Version
+
+Thousandths = Annotated[int, Field(ge=0, le=1000)]
+Epoch = Annotated[int, Field(ge=0, le=2**53 - 1)]
+
+
+class SamplesRef(Document):
+    """Acceptance samples to run; their bytes are had from the control endpoint by digest."""
+
+    digest: Digest
+    min_score: Thousandths = 1000
+
+
+class PlannedVersion(Document):
+    """One version to hold resident."""
+
+    version: Version
+    digest: Digest
+    path: Annotated[str, Field(max_length=1024)] | None = None
+    """Relative to the folder of models; None: `<model>/<version>`."""
+    weight: Thousandths = 0
+    addressable: bool = True
+    """Whether it may be asked for by number although its weight is 0."""
+    samples: SamplesRef | None = None
+    """To be passed before it counts as prepared; only a candidate has them."""
+
+
+class Shadow(Document):
+    """A version that answers a share of the requests unseen."""
+
+    version: Version
+    share: Thousandths
+
+
+class Breaker(Document):
+    """When a replica takes a version's traffic away by itself."""
+
+    min_requests: Annotated[int, Field(ge=1)] = 20
+    max_error_rate: Thousandths = 500
+
+
+class Blocked(Document):
+    """A digest that isn't to be served: quarantined by a verdict, or held by a decision."""
+
+    version: Version
+    digest: Digest
+    content_digest: Digest | None = None
+    """See `Manifest.content_digest`; a quarantine goes by it."""
+    reason: str
+    message: str = ""
+
+
+class ModelPlan(Document):
+    """One model. Weights of the versions sum up to 1000, or to 0 when the model isn't served."""
+
+    committed: Version | None = None
+    previous: Version | None = None
+    candidate: Version | None = None
+    versions: Annotated[list[PlannedVersion], Field(max_length=8)] = []
+    labels: Labels = {}
+    shadow: Shadow | None = None
+    breaker: Breaker | None = None
+    lease_seconds: Annotated[float, Field(gt=0)] | None = None
+    """How long the candidate's weight lasts without being renewed."""
+    # Carried so that the record can be rebuilt from any replica's report.
+    quarantine: list[Blocked] = []
+    holds: list[Blocked] = []
+    pinned: dict[Version, Digest] = {}
+    decisions: list[str] = []
+    """Ids of the decisions taken, newest last."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelPlan:
+        numbers = [planned.version for planned in self.versions]
+        if len(set(numbers)) != len(numbers):
+            raise ValueError("a version is planned once")
+        total = sum(planned.weight for planned in self.versions)
+        if total not in {0, 1000}:
+            raise ValueError(f"the weights sum up to 1000 or 0, not to {total}")
+        for role in ("committed", "previous", "candidate"):
+            version = getattr(self, role)
+            if version is not None and version not in numbers:
+                raise ValueError(f"{role} version {version} isn't among the versions to hold")
+        return self
+
+    def planned(self, version: int) -> PlannedVersion | None:
+        """The entry of a version, if it is to be held."""
+        return next((planned for planned in self.versions if planned.version == version), None)
+
+
+class ServingPlan(Document):
+    """For all replicas of one server. `epoch` only grows; `digest` is over everything else in it."""
+
+    server: ServerName
+    epoch: Epoch
+    models: Annotated[dict[ModelName, ModelPlan], Field(max_length=1000)] = {}
+    digest: Digest
+
+    @classmethod
+    def build(cls, server: str, epoch: int, models: dict[str, ModelPlan]) -> ServingPlan:
+        """A plan with its digest."""
+        content = {
+            "server": server,
+            "epoch": epoch,
+            "models": {name: model.to_dict() for name, model in models.items()},
+        }
+        return cls.model_validate({**content, "digest": digest_of(content)})
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _digest_fits(cls, value: Any, handler: Any) -> ServingPlan:
+        plan: ServingPlan = handler(value)
+        content = plan.to_dict()
+        content.pop("digest", None)
+        if digest_of(content) != plan.digest:
+            raise ValueError(f"the plan's digest is {digest_of(content)}; it was damaged or edited by hand")
+        return plan
+
+    @property
+    def has_traffic(self) -> bool:
+        """Whether any version is to get traffic."""
+        return any(planned.weight > 0 for model in self.models.values() for planned in model.versions)

@@ -1,0 +1,97 @@
+"""The rollout record: what must be remembered about a server. Record and plan are one object, written in one write."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from .document import Document
+from .failures import Failure
+from .identifiers import Digest, ModelName, ServerName, Version
+from .manifest import Signature
+from .plan import Blocked, Epoch, ServingPlan
+from .report import Counters
+
+
+class Phase(StrEnum):
+    """Where a running rollout is."""
+
+    PREPARING = "Preparing"
+    STEPPING = "Stepping"
+    """In one of `spec.rollout.steps`."""
+    COMMITTING = "Committing"
+
+
+class VersionRef(Document):
+    """A version as the record remembers it."""
+
+    version: Version
+    digest: Digest
+    content_digest: Digest | None = None
+    model_version: str = ""
+    """Name of the ModelVersion it came from."""
+    path: str | None = None
+    signatures: dict[str, Signature] = {}
+
+
+class Verdict(Document):
+    """How a rollout, or a version's service, ended."""
+
+    version: Version
+    digest: Digest
+    outcome: str
+    """Committed, Rejected, RolledBack, Superseded, Undone, Withdrawn."""
+    failure: Failure | None = None
+    replica: str = ""
+    message: str = ""
+    epoch: Epoch = 0
+
+
+class RolloutRecord(Document):
+    """The rollout that is running for a model."""
+
+    candidate: VersionRef
+    phase: Phase = Phase.PREPARING
+    step: Annotated[int, Field(ge=0)] = 0
+    step_seconds: Annotated[float, Field(ge=0)] = 0
+    """Time spent in the step."""
+    waiting_seconds: Annotated[float, Field(ge=0)] = 0
+    """Time spent against `progressDeadline`."""
+    paused: bool = False
+    approved_step: int | None = None
+    evidence: dict[Version, Counters] = {}
+    """What instances that are gone had counted."""
+
+
+class ModelRecord(Document):
+    """One model of the server."""
+
+    committed: VersionRef | None = None
+    previous: VersionRef | None = None
+    previous_seconds: Annotated[float, Field(ge=0)] = 0
+    """Time since the commit, against `keepPrevious`."""
+    keep_previous_seconds: Annotated[float, Field(ge=0)] = 600
+    rollout: RolloutRecord | None = None
+    quarantine: list[Blocked] = []
+    holds: list[Blocked] = []
+    pinned: dict[Version, Digest] = {}
+    decisions: list[str] = []
+    verdicts: Annotated[list[Verdict], Field(max_length=50)] = []
+    """Newest last."""
+
+
+class RolloutRecordSet(Document):
+    """Everything remembered about one server."""
+
+    server: ServerName
+    models: dict[ModelName, ModelRecord] = {}
+
+
+class ServerState(Document):
+    """The one object: plan and record of one server. A replica reads the plan from it and ignores the rest."""
+
+    server: ServerName
+    plan: ServingPlan | None = None
+    record: RolloutRecordSet | None = None
