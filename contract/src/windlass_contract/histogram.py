@@ -20,7 +20,7 @@ MAX_BUCKET = _CUTS * 40
 def bucket_of(latency_seconds: float) -> int:
     """Index of the bucket that a latency in seconds falls into."""
     microseconds = max(latency_seconds * 1e6, 1.0)
-    exponent = int(math.floor(math.log2(microseconds)))
+    exponent = math.floor(math.log2(microseconds))
     within = int((microseconds / 2**exponent - 1) * _CUTS)
     return min(exponent * _CUTS + min(within, _CUTS - 1), MAX_BUCKET)
 

@@ -1,0 +1,120 @@
+"""Element types in their three names (Open Inference Protocol, TensorFlow, numpy), and tensors as bytes.
+
+BYTES tensors are numpy arrays of dtype object holding `bytes`. Raw form is the Open Inference Protocol's: little
+endian, row-major; BOOL one byte per element; BYTES four bytes of length (little endian) and the bytes, per element.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from windlass_contract.manifest import DataType
+
+Tensor = NDArray[Any]
+
+NUMPY_TYPE: dict[DataType, np.dtype[Any]] = {
+    DataType.BOOL: np.dtype(np.bool_),
+    DataType.UINT8: np.dtype("<u1"),
+    DataType.UINT16: np.dtype("<u2"),
+    DataType.UINT32: np.dtype("<u4"),
+    DataType.UINT64: np.dtype("<u8"),
+    DataType.INT8: np.dtype("<i1"),
+    DataType.INT16: np.dtype("<i2"),
+    DataType.INT32: np.dtype("<i4"),
+    DataType.INT64: np.dtype("<i8"),
+    DataType.FP16: np.dtype("<f2"),
+    DataType.BF16: np.dtype(ml_dtypes.bfloat16),
+    DataType.FP32: np.dtype("<f4"),
+    DataType.FP64: np.dtype("<f8"),
+    DataType.BYTES: np.dtype(object),
+}
+
+TENSORFLOW_NAME: dict[DataType, str] = {
+    DataType.BOOL: "DT_BOOL",
+    DataType.UINT8: "DT_UINT8",
+    DataType.UINT16: "DT_UINT16",
+    DataType.UINT32: "DT_UINT32",
+    DataType.UINT64: "DT_UINT64",
+    DataType.INT8: "DT_INT8",
+    DataType.INT16: "DT_INT16",
+    DataType.INT32: "DT_INT32",
+    DataType.INT64: "DT_INT64",
+    DataType.FP16: "DT_HALF",
+    DataType.BF16: "DT_BFLOAT16",
+    DataType.FP32: "DT_FLOAT",
+    DataType.FP64: "DT_DOUBLE",
+    DataType.BYTES: "DT_STRING",
+}
+
+_BY_NUMPY = {dtype: datatype for datatype, dtype in NUMPY_TYPE.items()}
+
+
+def datatype_of(tensor: Tensor) -> DataType:
+    """The element type of an array. Raises `ValueError` for one that no protocol knows (complex, datetime)."""
+    if tensor.dtype.kind in "SUO":
+        return DataType.BYTES
+    try:
+        return _BY_NUMPY[tensor.dtype.newbyteorder("<") if tensor.dtype.byteorder == ">" else tensor.dtype]
+    except KeyError:
+        raise ValueError(f"no tensor type for elements of {tensor.dtype}") from None
+
+
+def element_count(shape: Sequence[int]) -> int:
+    """Product of the dimensions, exact: numpy's own overflows in silence."""
+    count = 1
+    for dimension in shape:
+        count *= dimension
+    return count
+
+
+def to_raw(tensor: Tensor) -> bytes | memoryview:
+    """The raw form of a tensor."""
+    if datatype_of(tensor) is DataType.BYTES:
+        parts: list[bytes] = []
+        for element in tensor.ravel():
+            data = element.encode() if isinstance(element, str) else bytes(element)
+            parts += (struct.pack("<I", len(data)), data)
+        return b"".join(parts)
+    contiguous = np.ascontiguousarray(tensor)
+    if contiguous.dtype.byteorder == ">":
+        contiguous = contiguous.astype(contiguous.dtype.newbyteorder("<"))
+    return contiguous.reshape(-1).view(np.uint8).data
+
+
+def from_raw(data: bytes | bytearray | memoryview, datatype: DataType, shape: Sequence[int]) -> Tensor:
+    """A tensor from its raw form; numbers share the buffer. Raises `ValueError` when sizes don't agree exactly,
+    before anything is allocated.
+    """
+    count = element_count(shape)
+    if any(dimension < 0 for dimension in shape):
+        raise ValueError(f"shape {list(shape)} has a negative dimension")
+    view = memoryview(data)
+    if datatype is DataType.BYTES:
+        if count * 4 > len(view):
+            raise ValueError(f"{len(view)} bytes can't hold {count} elements")
+        elements = np.empty(count, dtype=object)
+        position = 0
+        for index in range(count):
+            if position + 4 > len(view):
+                raise ValueError(f"element {index} has no length")
+            (length,) = struct.unpack_from("<I", view, position)
+            position += 4
+            if position + length > len(view):
+                raise ValueError(f"element {index} of {length} bytes goes beyond the end")
+            elements[index] = bytes(view[position : position + length])
+            position += length
+        if position != len(view):
+            raise ValueError(f"{len(view) - position} bytes are left over")
+        return elements.reshape(tuple(shape))
+    dtype = NUMPY_TYPE[datatype]
+    if count * dtype.itemsize != len(view):
+        raise ValueError(f"{count * dtype.itemsize} bytes are expected for shape {list(shape)}, got {len(view)}")
+    if datatype is DataType.BOOL:
+        return np.frombuffer(view, dtype=np.uint8).astype(np.bool_).reshape(tuple(shape))
+    return np.frombuffer(view, dtype=dtype).reshape(tuple(shape))
