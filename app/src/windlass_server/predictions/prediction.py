@@ -1,0 +1,42 @@
+"""One answered prediction, and where the protocols put it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What is remembered of one prediction. Neither inputs nor outputs, beyond the class with the highest score."""
+
+    id: str
+    """Ours, unique over all replicas (`uuid4().hex`): recorded twice, it is kept once. At most 64 characters."""
+    model: str
+    version: int
+    digest: str
+    """Of the manifest, as in `X-Model-Digest`."""
+    epoch: int
+    """Of the plan that the version was chosen under."""
+    protocol: str
+    """`v1`, `v2` or `predict`."""
+    signature: str
+    latency_seconds: float
+    """From the request being read to the answer being ready."""
+    status: int
+    """The HTTP status it was answered with."""
+    top_class: str | None
+    """Name, else index, of the class with the highest score; None when the answer isn't one of scores."""
+    top_score: float | None
+    request_id: str
+    """The client's `X-Request-Id`, else the one we gave it."""
+    at: float
+    """When it was answered, in seconds since 1970 (UTC)."""
+
+
+class PredictionSink(Protocol):
+    """Takes predictions; the protocols know no more of the log than this."""
+
+    def record(self, prediction: Prediction) -> None:
+        """Never blocks and never raises: what can't be kept is dropped and counted."""
+        ...
