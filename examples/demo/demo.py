@@ -33,7 +33,7 @@ SETTLE_SECONDS = 4
 """How long each version is watched once it ended up somewhere, so that its figures mean something."""
 
 
-class DemoFailed(Exception):
+class DemoError(Exception):
     """Something didn't go as it must; the message says what, and where to look."""
 
 
@@ -76,7 +76,7 @@ class Demo:
         self.replica = self.machine.add_replica()
         self._apply(1)
         began = time.monotonic()
-        wait_until("v1 serves", self.replica.ready, 120, lambda: self.replica.process.tail())
+        wait_until("v1 serves", self.replica.ready, 120, self.replica.process.tail)
         self.console.print(f"v1 serves after {time.monotonic() - began:.1f} s (TensorFlow's import included)")
 
     # --- under traffic ---
@@ -105,7 +105,7 @@ class Demo:
             self.step = "done"
 
     def summary(self) -> None:
-        """The figures. Raises `DemoFailed` if anything was lost or a version answered that must not."""
+        """The figures. Raises `DemoError` if anything was lost or a version answered that must not."""
         assert self.load is not None
         load = self.load
         versions = sorted({answer.version for answer in load.answers if not answer.lost})
@@ -117,11 +117,11 @@ class Demo:
         table.add_row("v3", self.machine.status("digits-3").get("message", ""))
         self.console.print(table)
         if load.lost:
-            raise DemoFailed(f"{len(load.lost)} requests were lost, the first: {load.lost[0]}")
+            raise DemoError(f"{len(load.lost)} requests were lost, the first: {load.lost[0]}")
         if load.steps_back():
-            raise DemoFailed(f"an answer came under an older epoch than the one before: {load.steps_back()[0]}")
+            raise DemoError(f"an answer came under an older epoch than the one before: {load.steps_back()[0]}")
         if versions != ["1", "2"]:
-            raise DemoFailed(f"v1 and v2 were to answer, and no other; answers came from {versions}")
+            raise DemoError(f"v1 and v2 were to answer, and no other; answers came from {versions}")
 
     def invite(self) -> None:
         """Leaves it running until Ctrl-C, and says what to try."""
@@ -142,12 +142,12 @@ class Demo:
             ),
             soft_wrap=True,
         )
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        signal.pause()
 
     # --- helpers ---
 
     def _run(self, what: str, command: list[str]) -> None:
-        """Runs a step of the preparation and passes its lines on. Raises `DemoFailed`."""
+        """Runs a step of the preparation and passes its lines on. Raises `DemoError`."""
         began = time.monotonic()
         self.console.print(f"[bold]{what}[/]")
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -161,7 +161,7 @@ class Demo:
                 if not line.startswith(("WARNING:", "I0000", "E0000", "W0000")):
                     self.console.print(f"  {line.rstrip()}", highlight=False, markup=False)
         if process.returncode:
-            raise DemoFailed(f"{' '.join(command)} ended with {process.returncode}: {' '.join(lines[-5:])}")
+            raise DemoError(f"{' '.join(command)} ended with {process.returncode}: {' '.join(lines[-5:])}")
         self.console.print(f"  ({time.monotonic() - began:.1f} s)", style="dim")
 
     def _apply(self, version: int) -> None:
@@ -189,7 +189,7 @@ class Demo:
     def _check_processes(self) -> None:
         for process in (self.machine.operator, self.replica.process):
             if not process.running:
-                raise DemoFailed(f"{process.name} ended; its log is {process.log}:\n{process.tail(15)}")
+                raise DemoError(f"{process.name} ended; its log is {process.log}:\n{process.tail(15)}")
 
     def _view(self) -> Panel:
         """What the terminal shows now."""
@@ -239,8 +239,6 @@ def main() -> int:
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     demo = Demo(folder, console)
-    if arguments.keep:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     began = time.monotonic()
     try:
         demo.train_and_pack()
@@ -250,7 +248,7 @@ def main() -> int:
         console.print(f"All of it took {time.monotonic() - began:.0f} s. The logs are in {demo.machine.logs}.")
         if arguments.keep:
             demo.invite()
-    except (DemoFailed, TimeoutError) as error:
+    except (DemoError, TimeoutError) as error:
         console.print(f"[bold red]The demo failed:[/] {error}")
         return 1
     except KeyboardInterrupt:
