@@ -1,0 +1,1 @@
+"""What tests of several parts share: real models, small and built once. No product code imports it."""

@@ -1,0 +1,227 @@
+"""Builds models with TensorFlow, in a process of its own: `python -m windlass_testing.building`.
+
+It reads one JSON request per line, `{"kind", "parameters", "folder"}`, and answers `ok` or the error on one line, so
+that a test session pays for importing TensorFlow once, and not in its own process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+Builder = Callable[..., None]
+COLUMN = tf.TensorSpec([None, 1], tf.float32, name="x")
+EXAMPLES = tf.TensorSpec([None], tf.string, name="inputs")
+
+
+def affine(folder: Path, *, scale: float, offset: float, ballast_mb: int = 0, load_seconds: float = 0) -> None:
+    """y = scale * x + offset, with TensorFlow Serving's classify and regress signatures beside it."""
+    module = tf.Module()
+    module.scale = tf.Variable(scale, name="scale")
+    module.offset = tf.Variable(offset, name="offset")
+    if ballast_mb:
+        module.ballast = tf.Variable(tf.zeros([ballast_mb, 256, 1024]), name="ballast")
+    if load_seconds:
+        module.initializer = _AtLoad(lambda: _spin(tf.constant(load_seconds, tf.float64)))
+
+    def compute(x: Any) -> Any:
+        y = module.scale * x + module.offset
+        if ballast_mb:
+            y += module.ballast[0, 0, 0]
+        if load_seconds:
+            y += 0 * tf.cast(module.initializer.resource_handle.shape.rank or 0, tf.float32)
+        return y
+
+    def feature(serialized: Any) -> Any:
+        spec = {"x": tf.io.FixedLenFeature([1], tf.float32)}
+        return tf.io.parse_example(serialized, spec)["x"]
+
+    signatures = {
+        "serving_default": tf.function(lambda x: {"y": compute(x)}).get_concrete_function(COLUMN),
+        "regress_x_to_y": tf.function(lambda inputs: {"outputs": compute(feature(inputs))}).get_concrete_function(
+            EXAMPLES
+        ),
+        "classify_x_to_y": tf.function(lambda inputs: {"scores": compute(feature(inputs))}).get_concrete_function(
+            EXAMPLES
+        ),
+    }
+    methods = {"regress_x_to_y": "regress", "classify_x_to_y": "classify"}
+    _save(module, folder, signatures, methods)
+
+
+def affine_v1(folder: Path, *, scale: float, offset: float) -> None:
+    """The same in TensorFlow 1's format: a graph and a session, without objects."""
+    v1 = tf.compat.v1
+    with v1.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None, 1], name="x")
+        with v1.variable_scope("affine", use_resource=True):
+            factor = v1.get_variable("scale", initializer=tf.constant(scale))
+            addend = v1.get_variable("offset", initializer=tf.constant(offset))
+        y = factor * x + addend
+        session.run(v1.global_variables_initializer())
+        builder = v1.saved_model.Builder(str(folder))
+        signature = v1.saved_model.predict_signature_def({"x": x}, {"y": y})
+        builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature})
+        builder.save()
+
+
+def affine_tflite(folder: Path, *, scale: float, offset: float, signatures: bool = True) -> None:
+    """The same as a TFLite file; without signatures it has only the names of its tensors."""
+    module = tf.Module()
+    function = tf.function(lambda x: {"y": scale * x + offset}).get_concrete_function(COLUMN)
+    if signatures:
+        saved = folder / "saved"
+        tf.saved_model.save(module, str(saved), {"serving_default": function})
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(saved))
+    else:
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
+    data = converter.convert()
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    (folder / "model.tflite").write_bytes(data)
+
+
+def identity(folder: Path, *, types: dict[str, str]) -> None:
+    """Gives back what it gets: `serving_default` for all types at once, `only_<name>` for each, `any_rank`."""
+    specs = {name: tf.TensorSpec([None, None], tf.as_dtype(dtype), name=name) for name, dtype in types.items()}
+    every = tf.function(lambda **inputs: {name: tf.identity(value) for name, value in inputs.items()})
+    one = tf.function(lambda x: {"y": tf.identity(x)})
+    signatures = {"serving_default": every.get_concrete_function(**specs)}
+    for name, dtype in types.items():
+        spec = tf.TensorSpec([None, None], tf.as_dtype(dtype), name="x")
+        signatures[f"only_{name}"] = one.get_concrete_function(spec)
+    signatures["any_rank"] = one.get_concrete_function(tf.TensorSpec(None, tf.float32, name="x"))
+    _save(tf.Module(), folder, signatures)
+
+
+def slow(folder: Path) -> None:
+    """y = x after as many seconds as the largest x says."""
+
+    def wait(x: Any) -> dict[str, Any]:
+        elapsed = _spin(tf.cast(tf.reduce_max(x), tf.float64))
+        return {"y": x + 0 * tf.cast(elapsed, tf.float32)}
+
+    _save(tf.Module(), folder, {"serving_default": tf.function(wait).get_concrete_function(COLUMN)})
+
+
+def crashing(folder: Path, *, at_load: bool) -> None:
+    """Aborts its process: at load, or on an input above 1000 (else y = x). Its graph is legal; the Abort operation
+    stands for every CHECK that fails inside TensorFlow."""
+    module = tf.Module()
+    if at_load:
+        module.initializer = _AtLoad(lambda: tf.raw_ops.Abort(error_msg="the model aborts at load"))
+
+    def compute(x: Any) -> dict[str, Any]:
+        if tf.reduce_any(x > 1000):
+            tf.raw_ops.Abort(error_msg="the model aborts on this input")
+        return {"y": tf.identity(x)}
+
+    _save(module, folder, {"serving_default": tf.function(compute).get_concrete_function(COLUMN)})
+
+
+def refusing(folder: Path) -> None:
+    """y = x, but an input with zeros is refused with InvalidArgument; so are zeros at warm-up."""
+
+    def compute(x: Any) -> dict[str, Any]:
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(tf.not_equal(x, 0)), ["zero is refused"])]):
+            return {"y": tf.identity(x)}
+
+    _save(tf.Module(), folder, {"serving_default": tf.function(compute).get_concrete_function(COLUMN)})
+
+
+def image_decoder(folder: Path) -> None:
+    """Means of PNG files, by channel: `image_bytes` BYTES [-1] to `means` FP32 [-1, 3]."""
+
+    def compute(image_bytes: Any) -> dict[str, Any]:
+        def mean(data: Any) -> Any:
+            return tf.reduce_mean(tf.cast(tf.io.decode_png(data, channels=3), tf.float32), axis=[0, 1])
+
+        return {"means": tf.map_fn(mean, image_bytes, fn_output_signature=tf.TensorSpec([3], tf.float32))}
+
+    spec = tf.TensorSpec([None], tf.string, name="image_bytes")
+    _save(tf.Module(), folder, {"serving_default": tf.function(compute).get_concrete_function(spec)})
+
+
+def scorer(folder: Path, *, weights: list[list[float]]) -> None:
+    """Softmax of x @ weights: `x` FP32 [-1, features] to `scores` FP32 [-1, classes]."""
+    module = tf.Module()
+    module.weights = tf.Variable(weights, dtype=tf.float32, name="weights")
+
+    def compute(x: Any) -> dict[str, Any]:
+        return {"scores": tf.nn.softmax(x @ module.weights)}
+
+    spec = tf.TensorSpec([None, len(weights)], tf.float32, name="x")
+    _save(module, folder, {"serving_default": tf.function(compute).get_concrete_function(spec)})
+
+
+class _AtLoad(tf.saved_model.experimental.TrackableResource):  # type: ignore[misc]
+    """A resource whose initializer runs each time the SavedModel is loaded."""
+
+    def __init__(self, action: Callable[[], Any]) -> None:
+        self._action = action
+        super().__init__()
+
+    def _create_resource(self) -> Any:
+        # Any resource will do; a table is one that can be saved.
+        return tf.raw_ops.MutableHashTableV2(key_dtype=tf.string, value_dtype=tf.int64)
+
+    def _initialize(self) -> None:
+        # Only the load is to feel it, not the building here.
+        if not tf.executing_eagerly():
+            self._action()
+
+
+def _spin(seconds: Any) -> Any:
+    start = tf.timestamp()
+    (elapsed,) = tf.while_loop(
+        lambda elapsed: elapsed < seconds,
+        lambda _elapsed: (tf.timestamp() - start,),
+        [tf.constant(0, tf.float64)],
+        parallel_iterations=1,
+    )
+    return elapsed
+
+
+def _save(module: Any, folder: Path, signatures: dict[str, Any], methods: dict[str, str] | None = None) -> None:
+    tf.saved_model.save(module, str(folder), signatures)
+    if methods:
+        # tf.saved_model.save knows only predict; TensorFlow Serving's classify and regress go by the method's name.
+        path = folder / "saved_model.pb"
+        saved_model = saved_model_pb2.SavedModel()
+        saved_model.ParseFromString(path.read_bytes())
+        for name, method in methods.items():
+            saved_model.meta_graphs[0].signature_def[name].method_name = f"tensorflow/serving/{method}"
+        path.write_bytes(saved_model.SerializeToString(deterministic=True))
+
+
+BUILDERS: dict[str, Builder] = {
+    builder.__name__: builder
+    for builder in (affine, affine_v1, affine_tflite, identity, slow, crashing, refusing, image_decoder, scorer)
+}
+
+
+def main() -> None:
+    """Answers requests until its input ends."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what TensorFlow and converters print goes elsewhere
+    for line in sys.stdin:
+        request = json.loads(line)
+        folder = Path(request["folder"])
+        try:
+            BUILDERS[request["kind"]](folder, **request["parameters"])
+            answer = "ok"
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other side raises it
+            answer = f"{type(error).__name__}: {error}".replace("\n", " ")
+        answers.write(answer + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
