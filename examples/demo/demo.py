@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
+
 from windlass_testing.load import Load, Request
 from windlass_testing.one_machine import BIN, OneMachine, wait_until
 

@@ -7,7 +7,7 @@ by hand, and a promise that nothing measured yet is listed as waiting.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import os
 import platform
@@ -18,19 +18,29 @@ FIGURES = ROOT / "docs" / "evidence.json"
 PAGE = ROOT / "docs" / "evidence.md"
 
 PROMISES = {
-    "nothing-lost": "No request is lost in a rollout, a rollback, the operator's death or a graceful stop with at least "
-    "two replicas; the epoch never goes backwards",
-    "sigkill": "On SIGKILL or the loss of a node only requests in flight there fail; each succeeds on retry; no rollout "
-    "state is lost",
-    "load-beside": "A version that loads doesn't slow one that serves (p99 of the load window below 1.2 x; below 3 x "
-    "under a CPU quota)",
-    "memory": "Memory doesn't grow over 200 swaps (within 2 %)",
+    "nothing-lost": (
+        "No request is lost in a rollout, a rollback, the operator's death or a graceful stop with at least two "
+        "replicas; the epoch never goes backwards"
+    ),
+    "sigkill": (
+        "On SIGKILL or the loss of a node only requests in flight there fail; each succeeds on retry; no rollout state "
+        "is lost"
+    ),
+    "load-beside": (
+        "A version that loads doesn't slow one that serves: p99 of the load window below 1.2 times the window before, "
+        "below 3 times under a CPU quota"
+    ),
+    "memory": "Memory doesn't grow: over 200 swaps within 2 %",
     "rollback": "Rollback to a resident version takes less than 1 s; replicas differ for less than 1 s",
     "bad-artifacts": "A bad artifact never answers a request, by whatever path it is asked",
-    "traffic-faults": "A version whose fault only real traffic shows is taken back; no client sees it while the previous "
-    "one is resident",
-    "operator-killed": "The operator can be killed at any moment, two may run at once, its objects may be deleted, edited "
-    "or restored; the rollout still ends right",
+    "traffic-faults": (
+        "A version whose fault only real traffic shows is taken back; no client sees it while the previous one is "
+        "resident"
+    ),
+    "operator-killed": (
+        "The operator can be killed at any moment, two may run at once, its objects may be deleted, edited or restored; "
+        "the rollout still ends right"
+    ),
 }
 """What Windlass promises, by a key of its own."""
 
@@ -45,7 +55,7 @@ def measured(promise: str, what: str, figure: str, command: str) -> None:
     if not os.environ.get("WINDLASS_EVIDENCE"):
         return
     figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    date = dt.datetime.now(dt.UTC).date().isoformat()
     figures.setdefault(promise, {})[what] = {"figure": figure, "command": command, "date": date}
     FIGURES.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
     PAGE.write_text(page(figures))
@@ -57,7 +67,7 @@ def page(figures: dict[str, dict[str, dict[str, str]]]) -> str:
         "# Evidence",
         "",
         "What Windlass promises, and what was measured. Written by `make evidence` and by the long runs, not by hand.",
-        f"The figures are of a machine with {os.cpu_count()} cores ({platform.machine()}) that the load generator shares.",
+        f"The machine has {os.cpu_count()} cores ({platform.machine()}), which the load generator shares.",
         "",
         "| promise | what was done | figure | measured by | date |",
         "|---|---|---|---|---|",
