@@ -38,8 +38,8 @@ PROMISES = {
         "resident"
     ),
     "operator-killed": (
-        "The operator can be killed at any moment, two may run at once, its objects may be deleted, edited or restored; "
-        "the rollout still ends right"
+        "The operator can be killed at any moment, two may run at once, its objects may be deleted, edited or "
+        "restored; the rollout still ends right"
     ),
 }
 """What Windlass promises, by a key of its own."""
