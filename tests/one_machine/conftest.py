@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from windlass_contract.artifact import read_manifest
 from windlass_testing.load import Request
@@ -61,7 +62,9 @@ class Rig:
     def retire(self) -> None:
         """Gives the memory of the test's model back."""
         for path in self.machine.directory.glob(f"{self.model}-*.yaml"):
-            path.write_text(path.read_text() + "  state: Retired\n")
+            document = yaml.safe_load(path.read_text())
+            document["spec"]["state"] = "Retired"
+            self.machine.apply(document, path.name)
 
 
 @pytest.fixture(scope="module")

@@ -61,6 +61,7 @@ def test_a_replica_without_state_of_its_own_starts_from_the_durable_plan(fresh_r
 def test_the_durable_object_deleted_or_restored_from_an_old_copy_is_rebuilt_from_the_replicas(
     fresh_rig: Any, lost: str
 ) -> None:
+    rig = fresh_rig
     path = rig.machine.state / "servers" / f"{rig.machine.server}.json"
     old = path.read_bytes()
     rig.serve(2)
