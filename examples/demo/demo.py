@@ -44,7 +44,7 @@ class Demo:
     def __init__(self, folder: Path, console: Console) -> None:
         self.console = console
         self.folder = folder
-        self.machine = OneMachine(folder, server=MODEL)
+        self.machine = OneMachine(folder, server=MODEL, default_ports=True)
         self.step = ""
         self.said: list[str] = []
         self.load: Load | None = None
@@ -85,6 +85,7 @@ class Demo:
     def roll(self) -> None:
         """v1 to v2, then v3, which must be refused, all under constant traffic."""
         samples = json.loads((self.folder / "digits-samples.json").read_text())["samples"]
+        (self.folder / "request.json").write_text(json.dumps({"instances": [samples[0]["inputs"]["image"]]}))
         requests = [
             Request(f"/v1/models/{MODEL}:predict", {"instances": [sample["inputs"]["image"]]})
             for sample in samples[:50]
@@ -127,9 +128,7 @@ class Demo:
     def invite(self) -> None:
         """Leaves it running until Ctrl-C, and says what to try."""
         url, directory = self.replica.url, self.machine.directory
-        row = "[" + ",".join("[" + ",".join("[0.5]" for _ in range(8)) + "]" for _ in range(8)) + "]"
         body = self.folder / "request.json"
-        body.write_text(f'{{"instances": [{row}]}}\n')
         self.console.print(
             Panel(
                 f"curl {url}/v1/models/{MODEL}\n"
@@ -143,7 +142,10 @@ class Demo:
             ),
             soft_wrap=True,
         )
-        signal.pause()
+        try:
+            signal.pause()
+        except KeyboardInterrupt:
+            self.console.print("Ending it.")
 
     # --- helpers ---
 

@@ -18,6 +18,8 @@ from typing import Any
 import httpx
 import yaml
 
+from windlass_contract.control import CONTROL_PORT, OPERATOR_METRICS_PORT, SERVER_METRICS_PORT, SERVER_PORT
+
 BIN = Path(sys.executable).parent
 
 
@@ -26,6 +28,17 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def port_or_free(port: int) -> int:
+    """This TCP port if nobody listens on it, else a free one."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            return free_port()
+    return port
 
 
 def wait_until(what: str, condition: Callable[[], Any], timeout: float = 90, last_seen: Callable[[], Any] = str) -> Any:
@@ -110,6 +123,8 @@ class OneMachine:
 
     folder: Path
     server: str = "one"
+    default_ports: bool = False
+    """The operator and the first replica have the ports that users find in the docs, where they are free."""
     replicas: dict[str, Replica] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -119,8 +134,8 @@ class OneMachine:
         self.logs = self.folder / "logs"
         for each in (self.models, self.directory, self.logs):
             each.mkdir(parents=True, exist_ok=True)
-        self.control_port = free_port()
-        self.operator_metrics_port = free_port()
+        self.control_port = self._port(CONTROL_PORT)
+        self.operator_metrics_port = self._port(OPERATOR_METRICS_PORT)
         self.operator = self.new_operator()
 
     # --- processes ---
@@ -139,7 +154,7 @@ class OneMachine:
 
     def add_replica(self, name: str = "replica-1", *extra: str, managed: bool = True) -> Replica:
         """Starts a replica. `managed`: it follows the operator."""
-        port, metrics_port = free_port(), free_port()
+        port, metrics_port = self._port(SERVER_PORT), self._port(SERVER_METRICS_PORT)
         following = [
             *("--operator", f"http://127.0.0.1:{self.control_port}"),
             *("--control-token-file", str(self.state / "tokens" / self.server)),
@@ -160,6 +175,9 @@ class OneMachine:
         self.replicas[name] = replica
         process.start()
         return replica
+
+    def _port(self, default: int) -> int:
+        return port_or_free(default) if self.default_ports and not self.replicas else free_port()
 
     def stop(self) -> None:
         """Ends everything; replicas first, politely."""
