@@ -10,9 +10,9 @@ ROOT = Path(__file__).resolve().parents[4]
 
 def commands(page: Path) -> list[str]:
     """Lines that begin with `$ ` in ```console blocks, continued lines joined, in the page's order."""
-    found: list[str] = []
-    for block in re.findall(r"^```console\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            if line.startswith("$ "):
-                found.append(" ".join(line[2:].split()) if "'" not in line and '"' not in line else line[2:])
-    return found
+    return [
+        line.removeprefix("$ ")
+        for block in re.findall(r"^```console\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+        for line in re.sub(r"\\\n\s*", "", block).splitlines()
+        if line.startswith("$ ")
+    ]
