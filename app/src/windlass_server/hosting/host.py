@@ -1,0 +1,420 @@
+"""Makes a serving plan true in this process, and admits requests to what is resident.
+
+Everything here runs in the event loop's thread. `_changed` is the one place where the routing table is made and
+actions are begun; it is called after every change: a new plan, a resident's new state, an action's end, a timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from windlass_contract.failures import Failure, Gate, Reason
+from windlass_contract.plan import ServingPlan
+from windlass_contract.report import ModelReport, ServingReport, VersionReport, VersionState
+from windlass_contract.samples import AcceptanceSamples
+from windlass_server.errors import Code, ServingError
+from windlass_server.hosting.hosting import Admission, VersionStatus
+from windlass_server.hosting.meter import Meter
+from windlass_server.hosting.order import Key, Phase, Prepare, keys_of, next_actions
+from windlass_server.hosting.router import RETRY_AFTER_SECONDS, WHOLE, ModelRoutes, RoutingTable, route_model
+from windlass_server.hosting.slot import HeldResident, Order, Place, Slot, Ticket
+from windlass_server.tensors import Tensor
+
+log = structlog.get_logger(__name__)
+
+MakeResident = Callable[[Order, Callable[[], None]], HeldResident]
+"""Makes what will hold a version; it calls back after each change of its state."""
+
+FetchSamples = Callable[[str], Awaitable[AcceptanceSamples]]
+"""Acceptance samples by digest. Raises `SamplesUnavailable`."""
+
+RETRY_FIRST_SECONDS = 1.0
+RETRY_LAST_SECONDS = 30.0
+SILENT_SECONDS = 60.0
+SILENT_REQUESTS = 3
+"""A worker that answered none of so many requests for so long is stuck."""
+
+
+class SamplesUnavailable(Exception):  # noqa: N818 - named as the reason in reports is
+    """Acceptance samples can't be had now: why, for people."""
+
+
+@dataclass(frozen=True)
+class HostSettings:
+    """Bounds of a host."""
+
+    models: Path
+    """Folder of models: `<model>/<version>/`."""
+    queue_length: int = 256
+    """Requests that wait or run per version, those that name it not counted."""
+    explicit_queue_length: int = 32
+    """Requests that wait or run per version and name it."""
+    request_deadline: float = 30.0
+    """Seconds from admission to answer."""
+
+
+class Host:
+    """Implements `Hosting`. Belongs to the thread of the running event loop."""
+
+    def __init__(
+        self,
+        identity: tuple[str, str, str],
+        settings: HostSettings,
+        make_resident: MakeResident,
+        fetch_samples: FetchSamples,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`identity`: server, replica and instance. `on_change` is called after each change of plan, state or routes,
+        and must not call back into the host's `apply`."""
+        self.server, self.replica, self.instance = identity
+        self._settings = settings
+        self._make_resident = make_resident
+        self._fetch_samples = fetch_samples
+        self.on_change = on_change
+        self._plan: ServingPlan | None = None
+        self._table: RoutingTable[Slot] = RoutingTable()
+        self._slots: dict[Key, Slot] = {}
+        self.meters: dict[Key, Meter] = {}
+        """Of every version held since the start; kept when it is unloaded, so that counters never fall back."""
+        self._leases: dict[str, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._sequence = 0
+        self._closing = False
+
+    # --- the plan ---
+
+    @property
+    def plan(self) -> ServingPlan | None:
+        """The plan that is being made true."""
+        return self._plan
+
+    @property
+    def table(self) -> RoutingTable[Slot]:
+        """The routing as it is now."""
+        return self._table
+
+    @property
+    def slots(self) -> Mapping[Key, Slot]:
+        """What is held."""
+        return self._slots
+
+    def apply(self, plan: ServingPlan) -> None:
+        """Takes a plan whose epoch is higher than the present one's. Raises `ValueError` for any other."""
+        if self._plan is not None and plan.epoch <= self._plan.epoch:
+            raise ValueError(f"plan {plan.epoch} doesn't follow plan {self._plan.epoch}")
+        self._plan = plan
+        self._leases.clear()
+        log.info("plan taken", epoch=plan.epoch, digest=plan.digest)
+        self._changed()
+
+    def renew(self, epoch: int, models: list[str]) -> None:
+        """Renews the lease of these models' candidates, if `epoch` is the present plan's."""
+        if self._plan is None or epoch != self._plan.epoch:
+            return
+        now = asyncio.get_running_loop().time()
+        for name in models:
+            model = self._plan.models.get(name)
+            if model is not None and model.lease_seconds is not None:
+                regained = self._leases.get(name, 0.0) <= now
+                self._leases[name] = now + model.lease_seconds
+                self._later(f"lease {name}", model.lease_seconds)
+                if regained:
+                    self._changed()
+
+    async def close(self) -> None:
+        """Unloads everything once what was admitted is answered. Nothing is admitted any more."""
+        self._closing = True
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        self._table = RoutingTable(epoch=self._table.epoch)
+        for slot in list(self._slots.values()):
+            if slot.phase is not Phase.UNLOADING:
+                self._begin_unload(slot)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _changed(self) -> None:
+        """Brings slots, routes and actions in line with plan and states."""
+        plan = self._plan
+        if plan is None or self._closing:
+            return
+        for key, planned in keys_of(plan).items():
+            slot = self._slots.get(key)
+            if slot is None:
+                self._slots[key] = Slot(key, planned, self.meters.setdefault(key, Meter()))
+            else:
+                slot.planned = planned
+        for slot in self._slots.values():
+            slot.was_prepared = slot.was_prepared or slot.prepared
+            if slot.phase is Phase.RESIDENT and slot.state is VersionState.FAILED:
+                slot.phase = Phase.FAILED
+        self._table = self._route(plan)
+        now = asyncio.get_running_loop().time()
+        routed = {id(held.target) for routes in self._table.models.values() for held, _ in routes.weights}
+        views = [slot.view(routed=id(slot) in routed, now=now) for slot in self._slots.values()]
+        for action in next_actions(plan, views):
+            slot = self._slots[action.key]
+            if isinstance(action, Prepare):
+                slot.phase = Phase.PREPARING
+                slot.task = self._spawn(self._prepare(slot))
+            else:
+                self._begin_unload(slot)
+        self._table = self._route(plan)
+        self.on_change()
+
+    def _route(self, plan: ServingPlan) -> RoutingTable[Slot]:
+        now = asyncio.get_running_loop().time()
+        held = [slot.held() for slot in self._slots.values()]
+        models: dict[str, ModelRoutes[Slot]] = {}
+        for name, model in plan.models.items():
+            models[name] = route_model(
+                model,
+                [each for each in held if each.target.key.model == name],
+                self._table.models.get(name),
+                lease_held=self._leases.get(name, 0.0) > now,
+            )
+            before = self._table.models.get(name)
+            if before is None or before.serving() != models[name].serving():
+                log.info("routes changed", model=name, epoch=plan.epoch, serving=models[name].serving())
+        return RoutingTable(plan.epoch, models)
+
+    # --- actions ---
+
+    async def _prepare(self, slot: Slot) -> None:
+        """Brings a version up; it ends as Resident, Failed or, to be tried again, Idle."""
+        try:
+            if slot.resident is None:
+                slot.resident = self._make_resident(await self._order(slot), self._changed)
+            await slot.resident.prepare()
+        except SamplesUnavailable as error:
+            slot.failure = Failure(gate=Gate.ACCEPTANCE, reason=Reason.SAMPLES_UNAVAILABLE, message=str(error)[:2000])
+        except Exception as error:
+            # A fault of this program, not of the version: reported, tried again, and others get their turn.
+            log.exception("preparing broke", version=str(slot.key))
+            slot.failure = Failure(
+                gate=Gate.LOAD,
+                reason=Reason.RUNTIME_UNAVAILABLE,
+                message=f"this replica couldn't prepare it: {type(error).__name__}: {error}"[:2000],
+            )
+        if slot.phase is not Phase.PREPARING:
+            return
+        match slot.state:
+            case VersionState.PREPARED:
+                slot.phase, slot.attempts = Phase.RESIDENT, 0
+                log.info("version prepared", model=slot.key.model, version=slot.key.version)
+            case VersionState.FAILED:
+                slot.phase = Phase.FAILED
+                log.error("version failed", model=slot.key.model, version=slot.key.version, reason=slot.message)
+            case _:
+                delay = min(RETRY_FIRST_SECONDS * 2.0**slot.attempts, RETRY_LAST_SECONDS)
+                slot.phase, slot.attempts = Phase.IDLE, slot.attempts + 1
+                slot.retry_at = asyncio.get_running_loop().time() + delay
+                self._later(f"retry {slot.key}", delay)
+                log.warning(
+                    "version waits",
+                    model=slot.key.model,
+                    version=slot.key.version,
+                    reason=slot.message,
+                    retry_seconds=delay,
+                )
+        self._changed()
+
+    async def _order(self, slot: Slot) -> Order:
+        reference = slot.planned.samples
+        samples = await self._fetch_samples(reference.digest) if reference is not None else None
+        path = self._settings.models / (slot.planned.path or f"{slot.key.model}/{slot.key.version}")
+        return Order(slot.key, path, samples, reference.min_score if reference is not None else WHOLE)
+
+    def _begin_unload(self, slot: Slot) -> None:
+        preparing = slot.task if slot.phase is Phase.PREPARING else None
+        slot.phase = Phase.UNLOADING
+        if slot.resident is None and preparing is None:
+            del self._slots[slot.key]
+            asyncio.get_running_loop().call_soon(self._changed)
+            return
+        self._spawn(self._unload(slot, preparing))
+
+    async def _unload(self, slot: Slot, preparing: asyncio.Task[None] | None) -> None:
+        """Ends the preparation if there is one, lets requests finish, and frees the memory."""
+        if preparing is not None:
+            preparing.cancel()
+            await asyncio.wait([preparing])
+        try:
+            # A request can't outlast its deadline; the second covers one that is just being answered.
+            async with asyncio.timeout(self._settings.request_deadline + 1):
+                await slot.idle.wait()
+        except TimeoutError:
+            log.warning("requests were still open at unload", version=str(slot.key), open=slot.waiting)
+        if slot.resident is not None:
+            await slot.resident.unload()
+        del self._slots[slot.key]
+        log.info("version unloaded", model=slot.key.model, version=slot.key.version)
+        self._changed()
+
+    def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # A fault of ours, not of a version: nothing sensible can be done here, so it must be seen.
+            asyncio.get_running_loop().call_exception_handler({"message": "an action failed", "exception": error})
+
+    def _later(self, name: str, delay: float) -> None:
+        """Looks again after `delay` seconds; one timer per name."""
+        if name in self._timers:
+            self._timers.pop(name).cancel()
+
+        def look() -> None:
+            del self._timers[name]
+            self._changed()
+
+        # A little later, so that what was waited for is surely over.
+        self._timers[name] = asyncio.get_running_loop().call_later(delay + 0.01, look)
+
+    # --- requests ---
+
+    def models(self) -> list[str]:
+        """See `Hosting`."""
+        return sorted(self._plan.models) if self._plan is not None else []
+
+    def versions(self, model: str) -> list[VersionStatus]:
+        """See `Hosting`."""
+        routes = self._table.models.get(model)
+        if routes is None:
+            raise ServingError(Code.NOT_FOUND, f"Could not find any versions of model {model}")
+        slots = [slot for slot in self._slots.values() if slot.key.model == model]
+        return [
+            VersionStatus(slot.key.version, slot.state, slot.message, slot.key.version in routes.reachable)
+            for slot in sorted(slots, key=lambda slot: -slot.key.version)
+        ]
+
+    def labels(self, model: str) -> Mapping[str, int]:
+        """See `Hosting`."""
+        routes = self._table.models.get(model)
+        return routes.labels if routes is not None else {}
+
+    def admit(self, model: str, *, version: int | None = None, label: str | None = None) -> Admission:
+        """See `Hosting`."""
+        if self._closing:
+            raise ServingError(Code.UNAVAILABLE, "This replica is stopping", retry_after=RETRY_AFTER_SECONDS)
+        explicit = version is not None or label is not None
+        table = self._table
+        # Sticky assignment will give the point from a hash of the request's key.
+        held = table.choose(model, version=version, label=label, point=random.randrange(WHOLE))  # noqa: S311
+        slot = held.target
+        waiting, bound = (
+            (slot.waiting_explicit, self._settings.explicit_queue_length)
+            if explicit
+            else (slot.waiting, self._settings.queue_length)
+        )
+        if waiting >= bound:
+            slot.meter.refuse(Code.RESOURCE_EXHAUSTED)
+            raise ServingError(
+                Code.RESOURCE_EXHAUSTED,
+                f"{waiting} requests wait for version {held.version} of model {model} already; try again",
+                retry_after=RETRY_AFTER_SECONDS,
+            )
+        resident = slot.resident
+        if resident is None or resident.manifest is None:
+            raise ServingError(Code.INTERNAL, f"Version {held.version} of model {model} is routed without a manifest")
+        return Ticket(
+            model=model,
+            version=held.version,
+            digest=held.digest,
+            epoch=table.epoch,
+            explicit=explicit,
+            manifest=resident.manifest,
+            signatures=resident.signatures,
+            place=Place(slot, explicit),
+            deadline=asyncio.get_running_loop().time() + self._settings.request_deadline,
+        )
+
+    async def infer(
+        self, admission: Admission, signature: str, inputs: Mapping[str, Tensor], outputs: list[str] | None = None
+    ) -> dict[str, Tensor]:
+        """See `Hosting`."""
+        ticket = _ticket(admission)
+        slot = ticket.place.slot
+        resident = slot.resident
+        if ticket.place.given_back or resident is None:
+            raise ServingError(Code.INTERNAL, "This admission was given back already")
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        if started >= ticket.deadline:
+            ticket.place.give_back()
+            slot.meter.refuse(Code.DEADLINE_EXCEEDED)
+            raise ServingError(Code.DEADLINE_EXCEEDED, "The request's deadline passed before it was run")
+        try:
+            answer = await resident.infer(signature, inputs, outputs, timeout=ticket.deadline - started)
+        except ServingError as error:
+            slot.meter.count(error.code, loop.time() - started, explicit=ticket.explicit)
+            slot.heard(error.code, loop.time())
+            raise
+        finally:
+            ticket.place.give_back()
+        slot.meter.count(None, loop.time() - started, explicit=ticket.explicit)
+        slot.heard(None, loop.time())
+        return answer
+
+    def release(self, admission: Admission) -> None:
+        """See `Hosting`."""
+        _ticket(admission).place.give_back()
+
+    # --- what is told of it ---
+
+    def stuck(self) -> tuple[str, ...]:
+        """Workers that take requests and answer none, each in a sentence."""
+        now = asyncio.get_running_loop().time()
+        return tuple(
+            f"the worker of version {slot.key.version} of model {slot.key.model} answers nothing since "
+            f"{now - slot.silent_since:.0f} s"
+            for slot in self._slots.values()
+            if slot.silent_since is not None
+            and slot.timeouts >= SILENT_REQUESTS
+            and now - slot.silent_since >= SILENT_SECONDS
+        )
+
+    def report(self, *, ready: bool, draining: bool, plan_conflict: bool) -> ServingReport:
+        """What is true now; each has a higher sequence than the one before."""
+        self._sequence += 1
+        names = sorted(set(self.models()) | {key.model for key in self._slots})
+        return ServingReport(
+            server=self.server,
+            replica=self.replica,
+            instance=self.instance,
+            sequence=self._sequence,
+            plan=self._plan,
+            plan_conflict=plan_conflict,
+            ready=ready,
+            draining=draining,
+            models={name: self._model_report(name) for name in names},
+        )
+
+    def _model_report(self, name: str) -> ModelReport:
+        routes = self._table.models.get(name, ModelRoutes())
+        slots = sorted((slot for slot in self._slots.values() if slot.key.model == name), key=lambda slot: slot.key)
+        versions: dict[int, VersionReport] = {}
+        for slot in slots:
+            # Of two with the same number, the one that the plan names is told of.
+            planned = self._plan is not None and slot.key in keys_of(self._plan)
+            if planned or slot.key.version not in versions:
+                versions[slot.key.version] = slot.report()
+        return ModelReport(versions=list(versions.values()), serving=routes.serving(), lagging=routes.lagging)
+
+
+def _ticket(admission: Admission) -> Ticket:
+    if not isinstance(admission, Ticket):
+        raise TypeError("an admission of another host")
+    return admission

@@ -1,0 +1,181 @@
+"""One version that a host holds: its resident, the requests in it, and what it waits for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from windlass_contract.failures import Failure
+from windlass_contract.manifest import Manifest, Signature
+from windlass_contract.plan import PlannedVersion
+from windlass_contract.report import VersionReport, VersionState
+from windlass_contract.samples import AcceptanceSamples
+from windlass_server.errors import Code
+from windlass_server.hosting.hosting import Admission
+from windlass_server.hosting.meter import Meter
+from windlass_server.hosting.order import Key, Phase, View
+from windlass_server.hosting.router import Held
+from windlass_server.tensors import Tensor
+
+
+class HeldResident(Protocol):
+    """What a host needs of `hosting.resident.Resident`."""
+
+    @property
+    def state(self) -> VersionState: ...
+    @property
+    def failure(self) -> Failure | None: ...
+    @property
+    def manifest(self) -> Manifest | None: ...
+    @property
+    def digest(self) -> str | None: ...
+    @property
+    def signatures(self) -> Mapping[str, Signature]: ...
+    def report(self) -> VersionReport: ...
+    async def prepare(self) -> None: ...
+    async def infer(
+        self,
+        signature: str,
+        inputs: Mapping[str, Tensor],
+        outputs: list[str] | None,
+        *,
+        timeout: float,  # noqa: ASYNC109 - the worker is told it, so that it doesn't begin what nobody waits for
+    ) -> dict[str, Tensor]: ...
+    async def unload(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Order:
+    """A version to make resident."""
+
+    key: Key
+    path: Path
+    samples: AcceptanceSamples | None
+    min_score: int
+    """Thousandths."""
+
+
+@dataclass(eq=False)
+class Slot:
+    """What is held under one key."""
+
+    key: Key
+    planned: PlannedVersion
+    meter: Meter
+    resident: HeldResident | None = None
+    phase: Phase = Phase.IDLE
+    task: asyncio.Task[None] | None = None
+    """Prepares it."""
+    failure: Failure | None = None
+    """Why there is no resident yet."""
+    was_prepared: bool = False
+    attempts: int = 0
+    """In vain, since it was last prepared."""
+    retry_at: float = 0.0
+    """On the event loop's clock."""
+    waiting: int = 0
+    """Requests admitted by weight and not answered yet."""
+    waiting_explicit: int = 0
+    """Requests that named it and are not answered yet."""
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    """No request is in it."""
+    silent_since: float | None = None
+    """When it first kept a request beyond its deadline without having answered any since."""
+    timeouts: int = 0
+    """Such requests."""
+
+    def __post_init__(self) -> None:
+        self.idle.set()
+        self.samples = self.planned.samples.digest if self.planned.samples else None
+        """Digest of the samples that it is to pass."""
+
+    @property
+    def state(self) -> VersionState:
+        """Where it is."""
+        if self.phase is Phase.UNLOADING:
+            return VersionState.UNLOADING
+        return self.resident.state if self.resident is not None else VersionState.WAITING
+
+    @property
+    def prepared(self) -> bool:
+        """Whether it may answer."""
+        return self.state is VersionState.PREPARED
+
+    @property
+    def message(self) -> str:
+        """Why it may not; empty when there is nothing to say."""
+        failure = (self.resident.failure if self.resident is not None else None) or self.failure
+        return failure.message if failure is not None and not self.prepared else ""
+
+    def enter(self, *, explicit: bool) -> None:
+        """A request is admitted."""
+        if explicit:
+            self.waiting_explicit += 1
+        else:
+            self.waiting += 1
+        self.idle.clear()
+
+    def leave(self, *, explicit: bool) -> None:
+        """It is answered, or given back."""
+        if explicit:
+            self.waiting_explicit -= 1
+        else:
+            self.waiting -= 1
+        if not self.waiting and not self.waiting_explicit:
+            self.idle.set()
+
+    def heard(self, code: Code | None, now: float) -> None:
+        """A request ended: in time, or beyond its deadline."""
+        if code is not Code.DEADLINE_EXCEEDED:
+            self.silent_since, self.timeouts = None, 0
+            return
+        self.timeouts += 1
+        if self.silent_since is None:
+            self.silent_since = now
+
+    def held(self) -> Held[Slot]:
+        """As the router sees it."""
+        return Held(self.key.version, self.key.digest, self.prepared, self.was_prepared, self)
+
+    def view(self, *, routed: bool, now: float) -> View:
+        """As the order of actions sees it."""
+        return View(self.key, self.phase, routed, self.samples, due=self.retry_at <= now)
+
+    def report(self) -> VersionReport:
+        """What the operator is told of it."""
+        counters = self.meter.counters()
+        if self.resident is None:
+            return VersionReport(version=self.key.version, state=self.state, failure=self.failure, counters=counters)
+        report = self.resident.report()
+        failure = report.failure or (self.failure if not self.prepared else None)
+        return report.model_copy(update={"state": self.state, "failure": failure, "counters": counters})
+
+
+@dataclass(eq=False)
+class Place:
+    """A request's place in a version's queue: given back once, however often that is asked for."""
+
+    slot: Slot
+    explicit: bool
+    given_back: bool = False
+
+    def __post_init__(self) -> None:
+        self.slot.enter(explicit=self.explicit)
+
+    def give_back(self) -> None:
+        """The request is answered, or won't be run."""
+        if not self.given_back:
+            self.given_back = True
+            self.slot.leave(explicit=self.explicit)
+
+
+@dataclass(frozen=True, eq=False)
+class Ticket(Admission):
+    """An admission as the host gives it out."""
+
+    place: Place
+    deadline: float
+    """On the event loop's clock."""
