@@ -116,12 +116,10 @@ def crashing(folder: Path, *, at_load: bool) -> None:
     stands for every CHECK that fails inside TensorFlow."""
     module = tf.Module()
     if at_load:
-        module.initializer = _AtLoad(lambda: tf.raw_ops.Abort(error_msg="the model aborts at load"))
+        module.initializer = _AtLoad(lambda: _abort(tf.constant(0.0), "the model aborts at load"))
 
     def compute(x: Any) -> dict[str, Any]:
-        if tf.reduce_any(x > 1000):
-            tf.raw_ops.Abort(error_msg="the model aborts on this input")
-        return {"y": tf.identity(x)}
+        return {"y": tf.cond(tf.reduce_any(x > 1000), lambda: _abort(x, "the model aborts on this input"), lambda: x)}
 
     _save(module, folder, {"serving_default": tf.function(compute).get_concrete_function(COLUMN)})
 
@@ -175,7 +173,14 @@ class _AtLoad(tf.saved_model.experimental.TrackableResource):  # type: ignore[mi
     def _initialize(self) -> None:
         # Only the load is to feel it, not the building here.
         if not tf.executing_eagerly():
-            self._action()
+            with tf.control_dependencies([self._action()]):
+                tf.print("initialized", output_stream="file:///dev/null")
+
+
+def _abort(value: Any, message: str) -> Any:
+    # TensorFlow takes Abort for an operation without effects: it runs only because something depends on it.
+    with tf.control_dependencies([tf.raw_ops.Abort(error_msg=message)]):
+        return tf.identity(value)
 
 
 def _spin(seconds: Any) -> Any:
