@@ -78,6 +78,10 @@ class ModelPlan(Document):
     pinned: dict[Version, Digest] = {}
     decisions: list[str] = []
     """Ids of the decisions taken, newest last."""
+    step: Annotated[int, Field(ge=0)] = 0
+    """Which of the candidate's steps the rollout is at."""
+    paused: bool = False
+    """Whether somebody stopped the candidate's rollout."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelPlan:

@@ -11,7 +11,7 @@ from .document import Document
 from .failures import Failure
 from .identifiers import Digest, ModelName, ServerName, Version
 from .manifest import Signature
-from .plan import Blocked, Epoch, ServingPlan
+from .plan import Blocked, Epoch, SamplesRef, ServingPlan
 from .report import Counters
 
 
@@ -42,7 +42,7 @@ class Verdict(Document):
     version: Version
     digest: Digest
     outcome: str
-    """Committed, Rejected, RolledBack, Superseded, Undone, Withdrawn."""
+    """Committed, Rejected, RolledBack, Superseded, Undone, Withdrawn, Retired."""
     failure: Failure | None = None
     replica: str = ""
     message: str = ""
@@ -61,6 +61,10 @@ class RolloutRecord(Document):
     """Time spent against `progressDeadline`."""
     paused: bool = False
     approved_step: int | None = None
+    epoch: Epoch = 0
+    """Of the plan that first named the candidate: reports that follow an older one say nothing about this rollout."""
+    samples: SamplesRef | None = None
+    """The acceptance samples that the candidate has to pass."""
     evidence: dict[Version, Counters] = {}
     """What instances that are gone had counted."""
 
@@ -73,6 +77,8 @@ class ModelRecord(Document):
     previous_seconds: Annotated[float, Field(ge=0)] = 0
     """Time since the commit, against `keepPrevious`."""
     keep_previous_seconds: Annotated[float, Field(ge=0)] = 600
+    unclaimed_seconds: Annotated[float, Field(ge=0)] = 0
+    """Time since no ModelVersion names the committed version any more."""
     rollout: RolloutRecord | None = None
     quarantine: list[Blocked] = []
     holds: list[Blocked] = []
