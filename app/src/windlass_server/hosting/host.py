@@ -86,6 +86,7 @@ class Host:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._sequence = 0
+        self._begun = False
         self._closing = False
 
     # --- the plan ---
@@ -128,6 +129,11 @@ class Host:
                 if regained:
                     self._changed()
 
+    def begin(self) -> None:
+        """From now on versions are loaded. Before, a plan is only held, and reported."""
+        self._begun = True
+        self._changed()
+
     async def close(self) -> None:
         """Unloads everything once what was admitted is answered. Nothing is admitted any more."""
         self._closing = True
@@ -160,7 +166,7 @@ class Host:
         now = asyncio.get_running_loop().time()
         routed = {id(held.target) for routes in self._table.models.values() for held, _ in routes.weights}
         views = [slot.view(routed=id(slot) in routed, now=now) for slot in self._slots.values()]
-        for action in next_actions(plan, views):
+        for action in next_actions(plan, views) if self._begun else ():
             slot = self._slots[action.key]
             if isinstance(action, Prepare):
                 slot.phase = Phase.PREPARING
