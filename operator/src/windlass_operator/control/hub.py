@@ -1,0 +1,172 @@
+"""What the control endpoint answers with: a driver fills it, subscribers wait on it.
+
+All of it happens on one event loop; nothing here blocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+
+from windlass_contract.control import POLL_SECONDS, REPORT_SECONDS, SUBSCRIBED_SECONDS, ReportAnswer
+from windlass_contract.plan import ServingPlan
+from windlass_contract.report import ServingReport
+from windlass_operator.engine.interface import SeenReport
+
+from .registry import Registry
+
+
+class NotActingError(Exception):
+    """This operator can't answer for the server now; the message says why."""
+
+
+class _Channel:
+    """One server."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.registry = Registry(clock)
+        self.plan: ServingPlan | None = None
+        self.sure = False
+        """Whether `plan` is to be shown."""
+        self.confirmed: float | None = None
+        """When hold and epoch were last confirmed."""
+        self.renewed: tuple[int, tuple[str, ...]] | None = None
+        self.samples: Mapping[str, bytes] = {}
+        self.changed = asyncio.Event()
+
+    def wake(self) -> None:
+        """Lets everybody who waits look again."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+class Hub:
+    """Plans out, reports in, for all servers."""
+
+    def __init__(
+        self,
+        on_news: Callable[[str], None] = lambda _server: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._channels: dict[str, _Channel] = {}
+        self._inactive = "this operator has just started"
+        self.on_news = on_news
+        """Called with the server's name when a report said something new."""
+
+    # What a driver does.
+
+    def act(self) -> None:
+        """From now on this operator acts."""
+        self._inactive = ""
+
+    def rest(self, why: str) -> None:
+        """From now on it doesn't: all polls end with 503, and what was known of the servers is forgotten."""
+        self._inactive = why
+        channels, self._channels = self._channels, {}
+        for channel in channels.values():
+            channel.sure = False
+            channel.wake()
+
+    def open(self, server: str) -> None:
+        """Takes reports for a server. Its plan is not shown before `publish`."""
+        self._channels.setdefault(server, _Channel(self._clock))
+
+    def publish(self, server: str, plan: ServingPlan | None, renewed: tuple[str, ...] = ()) -> None:
+        """Shows a plan (None: that there is none) to all subscribers, at once. The durable write was acknowledged."""
+        channel = self._channels[server]
+        news = not channel.sure or channel.plan != plan
+        channel.plan, channel.sure = plan, True
+        channel.renewed = (plan.epoch, renewed) if plan is not None and renewed else None
+        if news:
+            channel.wake()
+
+    def withhold(self, server: str) -> None:
+        """Shows no plan for now: the operator isn't sure of it."""
+        channel = self._channels[server]
+        channel.sure = False
+        channel.wake()
+
+    def confirm(self, server: str) -> None:
+        """The hold, and that the durable object still has the plan's epoch, were confirmed now."""
+        self._channels[server].confirmed = self._clock()
+
+    def offer_samples(self, server: str, samples: Mapping[str, bytes]) -> None:
+        """Acceptance samples by digest, instead of those offered before."""
+        self._channels[server].samples = samples
+
+    def reports(self, server: str) -> tuple[SeenReport, ...]:
+        """What was heard of a server's instances."""
+        return self._channels[server].registry.reports()
+
+    def subscribed(self, server: str) -> int:
+        """How many instances are subscribed."""
+        channel = self._channels.get(server)
+        return channel.registry.subscribed() if channel else 0
+
+    # What the endpoint does.
+
+    def take_report(self, server: str, report: ServingReport) -> ReportAnswer:
+        """Remembers a report, and answers it. While the operator gathers the report counts, although the answer is
+        `NotActingError`. Raises `RegistryFullError`.
+        """
+        channel = self._channel(server)
+        if channel.registry.take(report):
+            self.on_news(server)
+        self._acting(server)
+        if channel.plan is None:
+            return ReportAnswer(epoch=None)
+        renewed = channel.renewed
+        models = list(renewed[1]) if renewed and renewed[0] == channel.plan.epoch else []
+        return ReportAnswer(epoch=channel.plan.epoch, renewed=models)
+
+    async def next_plan(self, server: str, epoch: int | None, digest: str | None) -> ServingPlan | None:
+        """The plan, as soon as it isn't the one named; the same after `POLL_SECONDS`. Raises `NotActingError`."""
+        started = self._clock()
+        while True:
+            channel = self._acting(server)
+            plan = channel.plan
+            hold = _patience(plan, epoch, digest) - (self._clock() - started)
+            if hold <= 0:
+                return plan
+            try:
+                async with asyncio.timeout(hold):
+                    await channel.changed.wait()
+            except TimeoutError:
+                return self._acting(server).plan
+
+    def samples(self, server: str, digest: str) -> bytes | None:
+        """Acceptance samples by digest. Raises `NotActingError`."""
+        return self._channel(server).samples.get(digest)
+
+    def _channel(self, server: str) -> _Channel:
+        if self._inactive:
+            raise NotActingError(self._inactive)
+        channel = self._channels.get(server)
+        if channel is None:
+            raise NotActingError(f"this operator doesn't know server {server!r} yet")
+        return channel
+
+    def _acting(self, server: str) -> _Channel:
+        channel = self._channel(server)
+        if not channel.sure:
+            raise NotActingError("this operator has just started and still hears what the replicas hold")
+        if channel.confirmed is None or self._clock() - channel.confirmed > SUBSCRIBED_SECONDS:
+            raise NotActingError("this operator couldn't confirm its hold on the durable state lately")
+        return channel
+
+
+def _patience(plan: ServingPlan | None, epoch: int | None, digest: str | None) -> float:
+    """Seconds to wait for something better than `plan` for who holds the one named.
+
+    A plan that it has to refuse (an older one, or the same epoch with another digest) is no news to anybody: it is
+    held back for one report, by which the operator finds out and makes a newer one, rather than sent in a hot loop.
+    """
+    held = (epoch, digest) if epoch is not None else None
+    offered = (plan.epoch, plan.digest) if plan is not None else None
+    if held == offered:
+        return POLL_SECONDS
+    if plan is not None and epoch is not None and plan.epoch <= epoch:
+        return REPORT_SECONDS
+    return 0.0

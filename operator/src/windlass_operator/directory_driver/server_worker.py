@@ -1,0 +1,246 @@
+"""One server: look, decide, write, and only then tell anybody."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+
+from windlass_contract.model_version import ModelVersionStatus
+from windlass_contract.plan import ServingPlan
+from windlass_contract.record import RolloutRecordSet, ServerState, Verdict
+from windlass_operator.control.hub import Hub
+from windlass_operator.engine.interface import Event, Observation, Outcome
+from windlass_operator.metrics import Metrics
+
+from .events import EventLog
+from .store import DamagedStateError, StateStore, StoreConflictError, StoreError
+from .view import ServerView
+
+CONFIRM_SECONDS = 1.0
+"""At least so often the hold and the durable object are confirmed, and time passes in the record."""
+_ATTEMPTS = 5
+"""Of one pass, when others write in between."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What the workers of one operator share."""
+
+    store: StateStore
+    hub: Hub
+    reconcile: Callable[[Observation], Outcome]
+    view: Callable[[str], ServerView]
+    show: Callable[[str, Mapping[str, ModelVersionStatus]], Awaitable[None]]
+    """Takes the statuses of a server to where people see them."""
+    events: EventLog
+    metrics: Metrics
+    holds: Callable[[], bool]
+    """Whether this operator is still the one that acts."""
+    acting_since: float
+    clock: Callable[[], float] = time.monotonic
+
+
+class LockLostError(Exception):
+    """Another may act by now."""
+
+
+class ServerWorker:
+    """The passes over one server, one after the other; `wake` asks for the next."""
+
+    def __init__(self, server: str, tools: Tools) -> None:
+        self.server = server
+        self._tools = tools
+        self._log = structlog.get_logger("windlass.reconcile").bind(server=server)
+        self._wake = asyncio.Event()
+        self._generation: str | None = None
+        """Of the durable object as last read or written; None: not read yet."""
+        self._record: RolloutRecordSet | None = None
+        self._plan: ServingPlan | None = None
+        self._previous_pass: float | None = None
+
+    def wake(self) -> None:
+        """Something changed: look soon."""
+        self._wake.set()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Passes until `stopping`. Raises `LockLostError`."""
+        while not stopping.is_set():
+            self._wake.clear()
+            pause = await self._pass()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+
+    async def _pass(self) -> float:
+        """One pass that survives what can go wrong; returns the seconds until the next."""
+        metrics = self._tools.metrics
+        try:
+            with metrics.reconcile_seconds.labels(self.server).time():
+                outcome = await self.reconcile()
+        except StoreError as error:
+            # Not confirmed any more: in a few seconds the endpoint answers 503, and replicas go on with what they have.
+            self._log.error("store.failed", error=str(error), retry_seconds=CONFIRM_SECONDS)
+            metrics.reconciles.labels(self.server, "failed").inc()
+            return CONFIRM_SECONDS
+        except LockLostError:
+            raise
+        except Exception:  # noqa: BLE001 - as the comment says
+            # A fault of ours with this server must not stop the passes over the others.
+            self._log.exception("reconcile.failed", retry_seconds=CONFIRM_SECONDS)
+            metrics.reconciles.labels(self.server, "failed").inc()
+            return CONFIRM_SECONDS
+        metrics.subscribed.labels(self.server).set(self._tools.hub.subscribed(self.server))
+        if outcome is None or outcome.revisit_after is None:
+            return CONFIRM_SECONDS
+        return max(0.0, min(outcome.revisit_after, CONFIRM_SECONDS))
+
+    async def reconcile(self) -> Outcome | None:
+        """One pass, level-triggered; None: others wrote in between again and again. Raises `StoreError`,
+        `LockLostError`.
+        """
+        tools = self._tools
+        for _ in range(_ATTEMPTS):
+            await self._read()
+            now = tools.clock()
+            view = tools.view(self.server)
+            observation = self._observe(view, now)
+            outcome = tools.reconcile(observation)
+            if outcome.write:
+                try:
+                    await self._write(outcome)
+                except StoreConflictError as conflict:
+                    tools.metrics.conflicts.labels(self.server).inc()
+                    tools.metrics.reconciles.labels(self.server, "conflict").inc()
+                    self._log.warning("store.conflict", error=str(conflict))
+                    continue
+            tools.metrics.reconciles.labels(self.server, "written" if outcome.write else "unchanged").inc()
+            self._previous_pass = now
+            self._record = outcome.record
+            await self._tell(outcome, view, observation)
+            return outcome
+        return None
+
+    def _observe(self, view: ServerView, now: float) -> Observation:
+        tools = self._tools
+        return Observation(
+            server=self.server,
+            model_versions=view.model_versions,
+            record=self._record,
+            plan=self._plan,
+            reports=tools.hub.reports(self.server),
+            replicas=None,
+            decisions=view.decisions,
+            elapsed=0.0 if self._previous_pass is None else max(0.0, now - self._previous_pass),
+            uptime=max(0.0, now - tools.acting_since),
+            frozen=view.frozen,
+        )
+
+    async def _read(self) -> None:
+        """Confirms that the durable object is the one we know, else reads what is there now."""
+        tools = self._tools
+        if not tools.holds():
+            raise LockLostError(f"the lock isn't held any more; server {self.server} is left alone")
+        if self._generation is not None:
+            generation = await asyncio.to_thread(tools.store.generation, self.server)
+            if generation == self._generation:
+                tools.hub.confirm(self.server)
+                return
+            self._log.warning("store.changed", reason="deleted, edited or put back by somebody else; read anew")
+            tools.hub.withhold(self.server)
+        try:
+            stored = await asyncio.to_thread(tools.store.read, self.server)
+        except DamagedStateError as error:
+            aside = await asyncio.to_thread(tools.store.put_aside, self.server)
+            self._log.error(
+                "store.damaged",
+                error=str(error),
+                put_aside=str(aside),
+                remedy="it is rebuilt from what replicas report",
+            )
+            stored = await asyncio.to_thread(tools.store.read, self.server)
+        self._generation = stored.generation
+        self._record = stored.state.record if stored.state else None
+        self._plan = stored.state.plan if stored.state else None
+        tools.hub.confirm(self.server)
+
+    async def _write(self, outcome: Outcome) -> None:
+        """Writes plan and record in one go. Raises `StoreConflictError`, `StoreError`."""
+        state = ServerState(server=self.server, plan=outcome.plan, record=outcome.record)
+        before = self._generation or ""
+        try:
+            self._generation = await asyncio.to_thread(self._tools.store.write, self.server, state, before)
+        except (StoreConflictError, StoreError):
+            # Whether anything was written isn't known: read before the next try.
+            self._generation = None
+            raise
+        self._count_rollouts(outcome.record)
+        self._plan = outcome.plan
+        self._tools.metrics.writes.labels(self.server).inc()
+        self._tools.hub.confirm(self.server)
+        self._log.info("plan.written", **_summary(outcome.plan))
+
+    async def _tell(self, outcome: Outcome, view: ServerView, observation: Observation) -> None:
+        """After the acknowledged write: subscribers, then statuses, then events."""
+        tools = self._tools
+        tools.hub.offer_samples(self.server, view.samples)
+        if outcome.gathering:
+            tools.hub.withhold(self.server)
+        else:
+            tools.hub.publish(self.server, outcome.plan, outcome.renewed)
+        if outcome.plan is not None:
+            tools.metrics.epoch.labels(self.server).set(outcome.plan.epoch)
+        tools.metrics.frozen.labels(self.server).set(bool(view.frozen))
+        self._show_orphans(observation, outcome.record)
+        await tools.show(self.server, outcome.statuses)
+        await self._record_events(outcome.events)
+
+    async def _record_events(self, events: tuple[Event, ...]) -> None:
+        for event in events:
+            say = self._log.warning if event.type == "Warning" else self._log.info
+            say("rollout.event", model_version=event.model_version, reason=event.reason, message=event.message)
+        if events:
+            try:
+                await asyncio.to_thread(self._tools.events.append, self.server, events, datetime.now(UTC))
+            except OSError as error:
+                self._log.error("events.not_written", error=str(error))
+
+    def _count_rollouts(self, record: RolloutRecordSet | None) -> None:
+        before = self._record.models if self._record else {}
+        for name, model in (record.models if record else {}).items():
+            known = [_verdict_key(verdict) for verdict in before[name].verdicts] if name in before else []
+            for verdict in model.verdicts:
+                if _verdict_key(verdict) not in known:
+                    self._tools.metrics.rollouts.labels(self.server, name, verdict.outcome).inc()
+
+    def _show_orphans(self, observation: Observation, record: RolloutRecordSet | None) -> None:
+        present = {
+            (each.model_version.spec.model, each.model_version.spec.version) for each in observation.model_versions
+        }
+        for name, model in (record.models if record else {}).items():
+            orphan = model.committed is not None and (name, model.committed.version) not in present
+            self._tools.metrics.orphans.labels(self.server, name).set(orphan)
+
+
+def _verdict_key(verdict: Verdict) -> object:
+    return (verdict.version, verdict.digest, verdict.outcome, verdict.epoch)
+
+
+def _summary(plan: ServingPlan | None) -> dict[str, object]:
+    """A plan in a few words, for the log."""
+    if plan is None:
+        return {"epoch": None}
+    models = {
+        name: {
+            role: getattr(model, role)
+            for role in ("committed", "previous", "candidate")
+            if getattr(model, role) is not None
+        }
+        for name, model in plan.models.items()
+    }
+    return {"epoch": plan.epoch, "models": models}

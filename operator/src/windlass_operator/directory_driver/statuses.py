@@ -1,0 +1,108 @@
+"""`status/<name>.yaml`: what is true of each ModelVersion, written only when it changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+
+from windlass_contract.document import DocumentError, load_yaml
+from windlass_contract.identifiers import API_VERSION
+from windlass_contract.model_version import Condition, ConditionStatus, ConditionType, ModelVersionStatus
+
+from .catalogue import Problem
+from .files import FileProblemError, read_bounded, remove, write_atomically
+
+MAX_STATUS_BYTES = 1024 * 1024
+FILE_INVALID = "FileInvalid"
+CONFLICT = "Conflict"
+
+
+def stalled(status: ModelVersionStatus | None, problem: Problem, reason: str) -> ModelVersionStatus:
+    """A status that says, before all else, that the ModelVersion's file isn't taken as it is; the rest stays true."""
+    message = problem.message if reason == CONFLICT else f"{problem.file}: {problem.message}"
+    if status is None:
+        unknown = [
+            Condition(type=kind, status=ConditionStatus.UNKNOWN, reason=reason, message="")
+            for kind in ConditionType
+            if kind is not ConditionType.STALLED
+        ]
+        status = ModelVersionStatus(phase="Conflict" if reason == CONFLICT else "Stalled", conditions=unknown)
+    condition = Condition(
+        type=ConditionType.STALLED,
+        status=ConditionStatus.TRUE,
+        reason=reason,
+        message=message,
+        observed_generation=status.observed_generation,
+    )
+    others = [each for each in status.conditions if each.type is not ConditionType.STALLED]
+    return status.model_copy(update={"message": message, "conditions": [*others, condition]})
+
+
+class StatusFiles:
+    """The status files of all ModelVersions. Blocks; call it off the event loop, by one at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._written: dict[str, ModelVersionStatus] = {}
+
+    def load(self) -> list[str]:
+        """Reads what is there, for its `lastTransitionTime`s and to be tidied up; returns what couldn't be read.
+        Raises `OSError`.
+        """
+        problems = []
+        for path in sorted(self._folder.glob("*.yaml")):
+            if path.name.startswith("."):
+                continue
+            try:
+                value = load_yaml(read_bounded(path, MAX_STATUS_BYTES), str(path), MAX_STATUS_BYTES)
+                inner = value.get("status") if isinstance(value, dict) else None
+                self._written[path.stem] = ModelVersionStatus.parse(inner, str(path))
+            except (DocumentError, FileProblemError, FileNotFoundError) as error:
+                # It is output: it is written anew.
+                problems.append(str(error))
+                self._written[path.stem] = ModelVersionStatus(message="\0unreadable")
+        return problems
+
+    def update(self, statuses: Mapping[str, ModelVersionStatus], now: datetime | None = None) -> list[str]:
+        """Makes the files say this and nothing else; returns the names of those that changed. Raises `OSError`."""
+        at = now or datetime.now(UTC)
+        changed = []
+        for name, status in sorted(statuses.items()):
+            before = self._written.get(name)
+            dated = with_transition_times(status, before.conditions if before else (), at)
+            if before is None or dated != before:
+                write_atomically(self._folder / f"{name}.yaml", render(name, dated))
+                self._written[name] = dated
+                changed.append(name)
+        for name in sorted(self._written.keys() - statuses.keys()):
+            remove(self._folder / f"{name}.yaml")
+            del self._written[name]
+            changed.append(name)
+        return changed
+
+
+def with_transition_times(status: ModelVersionStatus, before: Iterable[Condition], now: datetime) -> ModelVersionStatus:
+    """Each condition with the time of its last change of `status`."""
+    known = {each.type: each for each in before}
+    text = now.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    dated = []
+    for condition in status.conditions:
+        old = known.get(condition.type)
+        same = old is not None and old.status is condition.status and old.last_transition_time
+        time = old.last_transition_time if old is not None and same else text
+        dated.append(condition.model_copy(update={"last_transition_time": time}))
+    return status.model_copy(update={"conditions": dated})
+
+
+def render(name: str, status: ModelVersionStatus) -> bytes:
+    """The file."""
+    value = {
+        "apiVersion": API_VERSION,
+        "kind": "ModelVersion",
+        "metadata": {"name": name},
+        "status": status.model_dump(mode="json", by_alias=True, exclude_none=True),
+    }
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120).encode()

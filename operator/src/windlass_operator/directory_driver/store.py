@@ -1,0 +1,119 @@
+"""The durable objects: `servers/<server>.json`, plan and record of a server in one file, written by compare and rename.
+
+The file's generation is the digest of its bytes: an old copy that was put back, or an edit by hand, is another
+generation, and a write that was computed from this one is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from windlass_contract.canonical import digest_of_bytes
+from windlass_contract.document import DocumentError
+from windlass_contract.record import ServerState
+
+from .files import FileProblemError, read_bounded, write_atomically
+from .lock import StateLock
+
+MAX_STATE_BYTES = 64 * 1024 * 1024
+_FILE_NAME = re.compile(r"([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)\.json")
+
+
+class StoreError(Exception):
+    """The durable object can't be read or written now; the message names the file."""
+
+
+class StoreConflictError(Exception):
+    """The durable object isn't what the write was computed from, or the lock is lost: compute again."""
+
+
+class DamagedStateError(Exception):
+    """The file is there and is no `ServerState` of its server."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A durable object as it was read."""
+
+    state: ServerState | None
+    """None: there is none."""
+    generation: str
+    """Of the file; empty: there is none."""
+
+
+class StateStore:
+    """The durable objects of all servers. Who writes holds `lock`."""
+
+    def __init__(self, folder: Path, lock: StateLock) -> None:
+        self.folder = folder
+        self._lock = lock
+
+    def path(self, server: str) -> Path:
+        """The file of a server."""
+        return self.folder / f"{server}.json"
+
+    def servers(self) -> list[str]:
+        """Servers that have a durable object. Raises `StoreError`."""
+        try:
+            names = [entry.name for entry in self.folder.iterdir()]
+        except OSError as error:
+            raise StoreError(f"{self.folder} can't be listed: {error.strerror}") from error
+        return sorted(match[1] for name in names if (match := _FILE_NAME.fullmatch(name)))
+
+    def generation(self, server: str) -> str:
+        """The generation of a server's object; empty: there is none. Raises `StoreError`."""
+        data = self._read(server)
+        return "" if data is None else digest_of_bytes(data)
+
+    def read(self, server: str) -> Stored:
+        """The durable object of a server. Raises `StoreError` when it can't be read, `DamagedStateError` when it is
+        damaged; then `put_aside` makes it count as missing, since replicas carry what it takes to rebuild it.
+        """
+        data = self._read(server)
+        if data is None:
+            return Stored(None, "")
+        path = self.path(server)
+        try:
+            state = ServerState.parse_json(data, str(path), MAX_STATE_BYTES)
+            if state.server != server:
+                raise DamagedStateError(f"{path} is of server {state.server!r}")
+        except DocumentError as error:
+            raise DamagedStateError(str(error)[:2000]) from error
+        return Stored(state, digest_of_bytes(data))
+
+    def put_aside(self, server: str) -> Path:
+        """Renames a damaged object, so that it counts as missing and can still be looked at. Raises `StoreError`."""
+        path = self.path(server)
+        aside = path.with_name(f"{path.name}.damaged")
+        try:
+            path.rename(aside)
+        except OSError as error:
+            raise StoreError(f"{path} can't be put aside: {error.strerror}") from error
+        return aside
+
+    def write(self, server: str, state: ServerState, expected: str) -> str:
+        """Replaces the object whose generation is `expected` (empty: there is none), and returns the new generation.
+        It is on disk when this returns. Raises `StoreConflictError` and `StoreError`.
+        """
+        if not self._lock.holds():
+            raise StoreConflictError(f"the lock {self._lock.path} isn't held any more")
+        found = self.generation(server)
+        if found != expected:
+            raise StoreConflictError(f"{self.path(server)} was changed by somebody else")
+        data = json.dumps(state.to_dict(), indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        try:
+            write_atomically(self.path(server), data)
+        except OSError as error:
+            raise StoreError(f"{self.path(server)} can't be written: {error.strerror}") from error
+        return digest_of_bytes(data)
+
+    def _read(self, server: str) -> bytes | None:
+        try:
+            return read_bounded(self.path(server), MAX_STATE_BYTES)
+        except FileNotFoundError:
+            return None
+        except FileProblemError as error:
+            raise StoreError(f"{self.path(server)}: {error}") from error

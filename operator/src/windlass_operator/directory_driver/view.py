@@ -1,0 +1,36 @@
+"""What the directory means for each server: what a pass over a server looks at besides the record and the reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from windlass_contract.decision import Decision, DecisionSpec
+from windlass_operator.engine.interface import SeenModelVersion
+
+from .catalogue import Catalogue
+from .samples import Samples, SamplesReader
+
+
+@dataclass(frozen=True)
+class ServerView:
+    """The directory, for one server."""
+
+    model_versions: tuple[SeenModelVersion, ...] = ()
+    decisions: tuple[DecisionSpec, ...] = ()
+    frozen: str = ""
+    samples: Mapping[str, bytes] = field(default_factory=dict)
+    """By digest."""
+
+
+def view_of(server: str, catalogue: Catalogue, decisions: tuple[Decision, ...], reader: SamplesReader) -> ServerView:
+    """The view of one server. Reads samples files: it blocks."""
+    seen = []
+    offered: dict[str, bytes] = {}
+    for _, remembered in catalogue.model_versions(server):
+        samples: Samples = reader.read(remembered.model_version.spec.verify.samples)
+        if samples.digest is not None:
+            offered[samples.digest] = samples.data
+        seen.append(SeenModelVersion(remembered.model_version, remembered.generation, samples.digest, samples.problem))
+    taken = tuple(decision.spec for decision in decisions if decision.spec.server == server)
+    return ServerView(tuple(seen), taken, catalogue.frozen(server), offered)
