@@ -1,0 +1,116 @@
+"""The replica's HTTP application: every protocol on one port."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from uuid import uuid4
+
+import structlog
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from windlass_server.health import HealthSource
+from windlass_server.hosting.hosting import Hosting
+from windlass_server.predictions.prediction import PredictionSink
+
+from .docs import DOCS_PATTERN, Docs
+from .exchange import Answer, Handler, ProtocolRoute, Request, json_answer, method_not_allowed
+from .health import health_handlers
+from .limits import Limits
+from .oip_v2 import PATTERN as V2
+from .oip_v2 import OipV2
+from .openapi import describe
+from .predict import PATTERN as PREDICT
+from .predict import Predict
+from .serving import Service
+from .tfs_v1 import PATTERN as V1
+from .tfs_v1 import TfsV1
+
+MetricsText = Callable[[], Awaitable[tuple[bytes, str]]]
+"""The metrics and their content type."""
+_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
+
+
+def create_app(
+    hosting: Hosting,
+    *,
+    instance: str,
+    limits: Limits | None = None,
+    predictions: PredictionSink | None,
+    health: HealthSource,
+    metrics: MetricsText | None = None,
+    strict_tfs: bool = False,
+) -> FastAPI:
+    """The application over what is hosted.
+
+    `instance` goes into `X-Instance`. `metrics` are answered on `/metrics` and TensorFlow Serving's
+    `/monitoring/prometheus/metrics` where they have no port of their own. `strict_tfs`: `/v1/` bodies without KServe's
+    fields. Errors are `{"error": "…"}`; each answer has an `X-Request-Id`, the client's or a new one.
+    """
+    bounds = limits or Limits()
+    service = Service(hosting, instance, bounds, predictions, strict_tfs)
+    app = FastAPI(title="Windlass", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    handlers: dict[str, Handler] = {
+        V1: TfsV1(service),
+        V2: OipV2(service, health),
+        PREDICT: Predict(service),
+        **{re.escape(path): handler for path, handler in health_handlers(health).items()},
+        DOCS_PATTERN: Docs(lambda: describe(service)),
+        "/": _alive,
+    }
+    if metrics is not None:
+        handlers[r"/metrics|/monitoring/prometheus/metrics"] = _metrics_handler(metrics)
+    handlers[".*"] = _not_found
+    app.router.routes[:] = [ProtocolRoute(pattern, handler, bounds) for pattern, handler in handlers.items()]
+    app.openapi = lambda: describe(service)  # type: ignore[method-assign]
+    app.add_middleware(RequestIds)
+    return app
+
+
+async def _alive(request: Request) -> Answer:
+    """What KServe's v1 client asks for liveness."""
+    if request.method not in {"GET", "HEAD"}:
+        return method_not_allowed("GET", "HEAD")
+    return json_answer({"status": "alive"})
+
+
+async def _not_found(request: Request) -> Answer:
+    return json_answer({"error": f"there is nothing at {request.path[:200]}; /docs lists what there is"}, 404)
+
+
+def _metrics_handler(metrics: MetricsText) -> Handler:
+    async def handle(request: Request) -> Answer:
+        if request.method not in {"GET", "HEAD"}:
+            return method_not_allowed("GET", "HEAD")
+        body, content_type = await metrics()
+        return Answer(200, body, content_type)
+
+    return handle
+
+
+class RequestIds:
+    """Gives each request an id: the client's `X-Request-Id` if it is printable and short, else a new one.
+
+    It goes on the answer, into the log's context and into the prediction log.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex.encode()
+        scope.setdefault("state", {})["request_id"] = request_id.decode()
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id.decode()):
+            await self._app(scope, receive, send_with_id)

@@ -1,0 +1,159 @@
+"""One request and its answer below FastAPI's machinery: plain ASGI, since these paths are the hot ones.
+
+FastAPI matches, validates and injects for each request; model protocols validate by their own rules, so theirs are
+routes of this kind. Whatever goes wrong leaves as `{"error": "…"}` of type `application/json`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs
+
+import orjson
+import structlog
+from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute, Match, NoMatchFound
+from starlette.types import Receive, Scope, Send
+
+from windlass_server.errors import Code, ServingError
+
+from .compression import compress_answer, read_body
+from .limits import Limits
+
+JSON = "application/json"
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a handler sees of a request."""
+
+    scope: Scope
+    receive: Receive
+    limits: Limits
+    headers: Mapping[bytes, bytes]
+    """By lower-case name; of a repeated one, the last."""
+
+    @property
+    def method(self) -> str:
+        """As sent, in capitals."""
+        return str(self.scope["method"])
+
+    @property
+    def path(self) -> str:
+        """As sent, still URL-encoded, without the query."""
+        raw = self.scope.get("raw_path") or self.scope["path"].encode()
+        return bytes(raw).partition(b"?")[0].decode("latin-1")
+
+    @property
+    def query(self) -> dict[str, list[str]]:
+        """The query's parameters."""
+        return parse_qs(self.scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+
+    @property
+    def request_id(self) -> str:
+        """The client's, else ours."""
+        return str(self.scope["state"]["request_id"])
+
+    async def body(self) -> bytes:
+        """The decompressed body. Raises `ServingError` PAYLOAD_TOO_LARGE or INVALID_ARGUMENT."""
+        return await read_body(self.receive, self.headers, self.limits.max_body_bytes)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What goes back."""
+
+    status: int
+    body: bytes = b""
+    content_type: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Handler = Callable[[Request], Awaitable[Answer]]
+
+
+class ModelError(Exception):
+    """A `ServingError` of a request that a version had been chosen for: its headers go on the answer too."""
+
+    def __init__(self, error: ServingError, headers: Mapping[str, str]) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.headers = headers
+
+
+def json_answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
+    """Serialises plain JSON."""
+    return Answer(status, orjson.dumps(value), headers=headers or {})
+
+
+def error_answer(error: ServingError, headers: Mapping[str, str] | None = None) -> Answer:
+    """An error as every protocol here words it; 429 says when to come back."""
+    extra = dict(headers or {})
+    retry_after = error.retry_after
+    if retry_after is None and error.code is Code.RESOURCE_EXHAUSTED:
+        retry_after = 1
+    if retry_after is not None:
+        extra["retry-after"] = str(retry_after)
+    if error.code is Code.PAYLOAD_TOO_LARGE:
+        extra["connection"] = "close"  # the rest of the body was not read
+    return Answer(error.http_status, orjson.dumps({"error": error.message}), headers=extra)
+
+
+def method_not_allowed(*allowed: str) -> Answer:
+    """405 with the methods that are."""
+    return json_answer({"error": "Method Not Allowed"}, 405, {"allow": ", ".join(allowed)})
+
+
+class ProtocolRoute(BaseRoute):
+    """All paths that match a pattern, whatever the method: the protocol itself says what is wrong with a request."""
+
+    def __init__(self, pattern: str, handler: Handler, limits: Limits) -> None:
+        self._pattern = re.compile(pattern, re.IGNORECASE | re.ASCII | re.DOTALL)
+        self._handler = handler
+        self._limits = limits
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """By path alone."""
+        if scope["type"] == "http" and self._pattern.fullmatch(scope["path"]):
+            return Match.FULL, {}
+        return Match.NONE, {}
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> Any:
+        """These routes have no names."""
+        raise NoMatchFound(name, path_params)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request; never raises but for cancellation."""
+        request = Request(scope, receive, self._limits, dict(scope["headers"]))
+        try:
+            answer = await self._handler(request)
+        except ServingError as error:
+            answer = error_answer(error)
+        except ModelError as wrapped:
+            answer = error_answer(wrapped.error, wrapped.headers)
+        except ClientDisconnect:
+            return  # nobody listens
+        except Exception:  # noqa: BLE001 - the edge: it is logged whole, and the client gets an answer
+            _log.exception("request failed", path=request.path, request_id=request.request_id)
+            answer = error_answer(
+                ServingError(Code.INTERNAL, f"internal error; the log has it under request id {request.request_id}")
+            )
+        await send_answer(request, answer, send)
+
+
+async def send_answer(request: Request, answer: Answer, send: Send) -> None:
+    """Sends it, compressed when the client asked; without its body for HEAD."""
+    body, encoding = await compress_answer(answer.body, request.headers.get(b"accept-encoding", b""))
+    headers = [
+        (b"content-type", answer.content_type.encode("latin-1")),
+        (b"content-length", str(len(body)).encode()),
+        *((name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()),
+    ]
+    if encoding:
+        headers += [(b"content-encoding", encoding.encode()), (b"vary", b"Accept-Encoding")]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
