@@ -1,0 +1,385 @@
+"""`windlass pack`, `adopt` and `verify`."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from windlass_cli.errors import UserError
+from windlass_cli.packing import build, documents
+from windlass_cli.packing.build import Conversion, Description, Packed
+from windlass_cli.packing.folder import write_file
+from windlass_cli.terminal import Progress, err, note, out, size
+from windlass_contract import artifact
+from windlass_contract.artifact import ArtifactError
+from windlass_contract.manifest import MANIFEST_NAME
+
+from . import options
+
+_IMAGES = "Images and classes (POST /predict)"
+_TRIAL = "Proof: parity samples, warm-up, memory"
+_KERAS = "Keras models and preprocessing"
+_DOCUMENT = "The ModelVersion document"
+
+
+class Resampling(StrEnum):
+    """As in the manifest."""
+
+    NEAREST = "nearest"
+    BILINEAR = "bilinear"
+    BICUBIC = "bicubic"
+    LANCZOS = "lanczos"
+    BOX = "box"
+
+
+Image = Annotated[
+    str | None,
+    typer.Option(
+        "--image",
+        metavar="WIDTHxHEIGHTxCHANNELS",
+        rich_help_panel=_IMAGES,
+        help="POST /predict takes an image file, resized to this. The tensor is pixel * scale + offset.",
+    ),
+]
+ImageName = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=_IMAGES, metavar="NAME", help="Input that takes the image, where several could."),
+]
+Scale = Annotated[str, typer.Option(rich_help_panel=_IMAGES, metavar="NUMBER", help="Number or fraction, e.g. 1/255.")]
+Offset = Annotated[str, typer.Option(rich_help_panel=_IMAGES, metavar="NUMBER", help="Added after scaling, e.g. -1.")]
+Resample = Annotated[Resampling, typer.Option(rich_help_panel=_IMAGES, help="As the training resized.")]
+Invert = Annotated[bool, typer.Option("--invert", rich_help_panel=_IMAGES, help="Dark on light: 255 - pixel, first.")]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        rich_help_panel=_IMAGES,
+        metavar="FILE|a,b,c",
+        help="Names of the classes in the order of the scores: a file (a line each, or a JSON list), or the names.",
+    ),
+]
+WarmUp = Annotated[
+    str,
+    typer.Option(
+        "--warmup",
+        metavar="SIZES",
+        rich_help_panel=_TRIAL,
+        help="Batch sizes that a replica runs before the version may answer.",
+    ),
+]
+Parity = Annotated[
+    bool,
+    typer.Option(
+        "--parity/--no-parity",
+        rich_help_panel=_TRIAL,
+        help="Keep inputs with the answers they have here; a replica must give the same ones before it serves.",
+    ),
+]
+ParityInputs = Annotated[
+    Path | None,
+    typer.Option(
+        rich_help_panel=_TRIAL,
+        metavar="FILE",
+        help="Inputs for that, of real data: .npy (one input) or .npz (arrays named as the inputs). Else made up.",
+    ),
+]
+Tolerance = Annotated[
+    tuple[float, float],
+    typer.Option(rich_help_panel=_TRIAL, metavar="RTOL ATOL", help="How far those answers may be off, as np.allclose."),
+]
+Measure = Annotated[
+    bool,
+    typer.Option("--measure/--no-measure", rich_help_panel=_TRIAL, help="Measure the memory that it takes loaded."),
+]
+Server = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=_DOCUMENT,
+        callback=options.server_name,
+        help="The server (Deployment, Compose service, …) that will serve it. Default: named like the model.",
+    ),
+]
+
+
+def pack(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A SavedModel folder, or a .keras, .h5 or .tflite file.")
+    ],
+    model: Annotated[str, typer.Option(help="Name of the model.", callback=options.model_name, metavar="NAME")],
+    version: Annotated[
+        int, typer.Option(help="Number of the version; the highest one is served.", callback=options.version_number)
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder of models.")] = Path(
+        "models"
+    ),
+    image: Image = None,
+    image_input: ImageName = None,
+    scale: Scale = "1",
+    offset: Offset = "0",
+    resampling: Resample = Resampling.BILINEAR,
+    invert: Invert = False,
+    class_names: Classes = None,
+    preprocess: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE.py:FUNCTION",
+            rich_help_panel=_KERAS,
+            help="Put this function of yours, written with tf operations, in front of the model. Its parameters become "
+            "the inputs that clients send: annotated as in 'image: tf.TensorSpec([None, 28, 28], tf.uint8)'.",
+        ),
+    ] = "",
+    input_spec: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=TYPE[SHAPE]",
+            rich_help_panel=_KERAS,
+            help="Type and shape of an input, where neither model nor annotation says it: 'image=UINT8[-1,28,28]'.",
+        ),
+    ] = None,
+    module: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE.py", rich_help_panel=_KERAS, help="Python code with the model's own layers and functions."
+        ),
+    ] = None,
+    allow_code: Annotated[
+        bool,
+        typer.Option(
+            "--allow-code", rich_help_panel=_KERAS, help="Run Python code that a .keras file carries (Lambda layers)."
+        ),
+    ] = False,
+    warmup: WarmUp = "1",
+    parity: Parity = True,
+    parity_inputs: ParityInputs = None,
+    tolerance: Tolerance = (1e-3, 1e-4),
+    measure: Measure = True,
+    modelversion: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", rich_help_panel=_DOCUMENT, help="Write the document there; else to standard output."
+        ),
+    ] = None,
+    server: Server = None,
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=_DOCUMENT,
+            help="Acceptance samples: inputs with the answers that you expect. Kept beside the document.",
+        ),
+    ] = None,
+    min_score: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE",
+            rich_help_panel=_DOCUMENT,
+            callback=options.percentage,
+            help="How many of the samples must be answered right, e.g. 95%. Default: all.",
+        ),
+    ] = None,
+) -> None:
+    """Turn a model into a version: OUTPUT/NAME/VERSION/ with a manifest that lists every file with its sum.
+
+    The version is tried in a fresh process as a replica will run it. Its digest names it from now on. The
+    ModelVersion document that it prints (or writes, --modelversion) makes it live: put it in the operator's directory,
+    or kubectl apply it.
+    """
+    if min_score and samples is None:
+        raise typer.BadParameter("--min-score goes with --samples")
+    if parity_inputs is not None and not parity:
+        raise typer.BadParameter("--parity-inputs goes without --no-parity")
+    description = Description(
+        image=options.image_options(image, image_input, scale, offset, resampling.value, invert),
+        classes=options.classes(class_names),
+        warmup_batch_sizes=options.batch_sizes(warmup),
+        parity=parity,
+        parity_inputs=parity_inputs,
+        rtol=tolerance[0],
+        atol=tolerance[1],
+        measure=measure,
+    )
+    conversion = Conversion(preprocess, options.input_specs(input_spec or []), module or [], allow_code)
+    _refuse_missing_folder(modelversion)
+    with Progress(f"packing {model} {version}") as progress:
+        packed = build.pack(source, output, model, version, description, conversion, progress)
+    _tell(packed)
+    inputs = {name: list(signature.inputs) for name, signature in packed.manifest.signatures.items()}
+    if samples is not None and samples.is_file():
+        err.print(f"  samples  {documents.check_samples(samples, inputs)} fit its signature", markup=False)
+    text = documents.model_version_text(
+        server=server or documents.server_name(model),
+        model=model,
+        version=version,
+        digest=packed.digest,
+        samples=samples.name if samples else "",
+        min_score=min_score or "",
+    )
+    if modelversion is None:
+        out.print(text, markup=False, end="")
+        return
+    write_file(modelversion, text)
+    err.print(f"  document {modelversion}", markup=False)
+    if samples is not None and not (modelversion.parent / samples.name).is_file():
+        note(f"{samples.name} has to lie beside the document wherever you put it; the operator reads it there")
+    out.print(packed.digest)
+
+
+def adopt(
+    tree: Annotated[
+        Path,
+        typer.Argument(metavar="TREE", help="Folder of models: <model>/<version>/; or one model's: <version>/."),
+    ],
+    model: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this model; may be repeated.")] = None,
+    version: Annotated[list[int] | None, typer.Option(help="Only this version; may be repeated.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    image: Image = None,
+    image_input: ImageName = None,
+    scale: Scale = "1",
+    offset: Offset = "0",
+    resampling: Resample = Resampling.BILINEAR,
+    invert: Invert = False,
+    class_names: Classes = None,
+    warmup: WarmUp = "1",
+    parity: Parity = True,
+    parity_inputs: ParityInputs = None,
+    tolerance: Tolerance = (1e-3, 1e-4),
+    measure: Measure = True,
+    server: Server = None,
+    modelversions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            rich_help_panel=_DOCUMENT,
+            help="Write a document for each version there; else to standard output.",
+        ),
+    ] = None,
+) -> None:
+    """Write manifests for an existing TensorFlow Serving tree, in place.
+
+    Only manifest.json and windlass/ are added to each version; its own files stay as they are, and TensorFlow Serving
+    goes on serving them. Versions that have a manifest already are left alone.
+    """
+    description = Description(
+        image=options.image_options(image, image_input, scale, offset, resampling.value, invert),
+        classes=options.classes(class_names),
+        warmup_batch_sizes=options.batch_sizes(warmup),
+        parity=parity,
+        parity_inputs=parity_inputs,
+        rtol=tolerance[0],
+        atol=tolerance[1],
+        measure=measure,
+    )
+    found = _versions_in(tree, model or [], version or [])
+    _refuse_missing_folder(None if modelversions is None else modelversions / "any")
+    texts = []
+    for name, number, folder in found:
+        if (folder / MANIFEST_NAME).exists():
+            err.print(f"{folder}: has a manifest already", markup=False)
+            continue
+        if build.version_format(folder) is None:
+            note(f"{folder} is left out: it holds neither {build.SAVED_MODEL_FILE} nor {build.TFLITE_FILE}")
+            continue
+        if dry_run:
+            out.print(f"would write {folder / MANIFEST_NAME} for model {name} version {number}", markup=False)
+            continue
+        with Progress(f"adopting {name} {number}") as progress:
+            packed = build.adopt(folder, options.model_name(name), number, description, progress)
+        _tell(packed)
+        text = documents.model_version_text(
+            server=server or documents.server_name(name), model=name, version=number, digest=packed.digest
+        )
+        if modelversions is None:
+            texts.append(text)
+        else:
+            write_file(modelversions / f"{documents.object_name(name, number)}.yaml", text)
+            out.print(packed.digest)
+    if texts:
+        out.print("---\n".join(texts), markup=False, end="")
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of one version.")],
+    digest: Annotated[str | None, typer.Option(help="What the digest has to be (sha256:…).")] = None,
+) -> None:
+    """Check a version's folder against its manifest, every byte of it, and print its digest."""
+    with Progress(f"verifying {folder}") as progress:
+        progress.step("hashing its files")
+        hashed = 0
+
+        def advance(count: int) -> None:
+            nonlocal hashed
+            hashed += count
+            progress.amount(size(hashed))
+
+        try:
+            manifest = artifact.read_manifest(folder).manifest
+            found = artifact.verify(
+                folder, model=manifest.model, version=manifest.version, digest=digest, progress=advance
+            )
+        except ArtifactError as error:
+            raise UserError(f"{error.failure.reason}: {error}") from error
+    place = folder.resolve()
+    if (place.parent.name, place.name) != (manifest.model, str(manifest.version)):
+        note(
+            f"it is model {manifest.model} version {manifest.version}: a replica looks for it in "
+            f"{manifest.model}/{manifest.version}, not in {place.parent.name}/{place.name}"
+        )
+    err.print(f"{len(manifest.files)} files, {size(hashed)}: as listed", markup=False)
+    out.print(found.digest)
+
+
+def _versions_in(tree: Path, models: list[str], versions: list[int]) -> list[tuple[str, int, Path]]:
+    """Model, version and folder, in order. Raises `UserError`."""
+    if not tree.is_dir():
+        raise UserError(f"there is no folder {tree}")
+    resolved = tree.resolve()
+    folders = [resolved] if _numbered(resolved) else sorted(each for each in resolved.iterdir() if each.is_dir())
+    found = [
+        (folder.name, int(each.name), tree / each.relative_to(resolved) if each != resolved else tree)
+        for folder in folders
+        for each in sorted(_numbered(folder), key=lambda each: int(each.name))
+        if (not models or folder.name in models) and (not versions or int(each.name) in versions)
+    ]
+    if not found:
+        chosen = " that were asked for" if models or versions else ""
+        raise UserError(f"{tree} holds no versions{chosen}; folders <model>/<version>/ are expected, with numbers")
+    return found
+
+
+def _numbered(folder: Path) -> list[Path]:
+    return [each for each in folder.iterdir() if each.is_dir() and each.name.isascii() and each.name.isdigit()]
+
+
+def _refuse_missing_folder(file: Path | None) -> None:
+    """Before the long work, not after it."""
+    if file is not None and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
+        raise UserError(f"{file.parent} is no folder that can be written; make it first")
+
+
+def _tell(packed: Packed) -> None:
+    manifest = packed.manifest
+    err.print(f"[green]✓[/] {packed.folder} is complete")
+    for name, signature in sorted(manifest.signatures.items()):
+        sides = (
+            ", ".join(f"{key} {spec.datatype.value}{_shape(spec.shape)}" for key, spec in sorted(tensors.items()))
+            for tensors in (signature.inputs, signature.outputs)
+        )
+        err.print(f"  {name}: " + " → ".join(sides), markup=False)
+    facts = [f"{len(manifest.files)} files, {size(sum(entry.size for entry in manifest.files))}"]
+    if manifest.parity:
+        facts.append(f"parity samples: {', '.join(sample.signature for sample in manifest.parity)}")
+    if manifest.memory_bytes is not None:
+        facts.append(f"memory {size(manifest.memory_bytes)}")
+    err.print(f"  {'; '.join(facts)}", markup=False)
+    err.print(f"  digest   {packed.digest}", markup=False)
+    for text in packed.notes:
+        note(text)
+
+
+def _shape(shape: list[int] | None) -> str:
+    return "[…]" if shape is None else "[" + ",".join(str(each) for each in shape) + "]"
