@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from windlass_contract.canonical import digest_of_bytes
-from windlass_contract.document import DocumentError
+from windlass_contract.document import DocumentError, load_json, load_yaml
 from windlass_contract.model_version import AcceptanceSource
 from windlass_contract.samples import MAX_SAMPLES_BYTES, AcceptanceSamples
 
@@ -65,7 +65,9 @@ class SamplesReader:
             if len(self._problems) > 1000:
                 self._problems.clear()
             try:
-                AcceptanceSamples.parse_json(data, source, MAX_SAMPLES_BYTES)
+                is_json = data.lstrip()[:1] == b"{"
+                load = load_json if is_json else load_yaml  # people write both; JSON is read a hundred times faster
+                AcceptanceSamples.parse(load(data, source, MAX_SAMPLES_BYTES), source)
                 self._problems[digest] = ""
             except DocumentError as error:
                 self._problems[digest] = str(error)[:2000]
