@@ -138,9 +138,8 @@ def make_engine(url: URL) -> Engine:
     assert url.database is not None
     # Made here so that it and the files that SQLite puts beside it are for the owner only.
     os.close(os.open(url.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    engine = create_engine(
-        url, pool_size=1, max_overflow=0, hide_parameters=True, connect_args={"timeout": _BUSY_SECONDS}
-    )
+    busy = {} if "timeout" in url.query else {"timeout": _BUSY_SECONDS}
+    engine = create_engine(url, pool_size=1, max_overflow=0, hide_parameters=True, connect_args=busy)
 
     @event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:

@@ -53,6 +53,8 @@ class Counters:
     """Taken by `record`, lost ones included."""
     sampled_out: int = 0
     """Not kept, since the sample is a share."""
+    spooled: int = 0
+    """Safe on disk, or there until they were stored."""
     stored: int = 0
     """In the database."""
     replayed: int = 0
@@ -191,15 +193,13 @@ class PredictionLog:
 
     def _flush(self) -> None:
         assert self._spool is not None
-        while True:
-            with self._mutex:
-                count = min(len(self._queue), self._settings.batch_rows)
-                batch = [self._queue.popleft() for _ in range(count)]
-            if not batch:
-                break
+        with self._mutex:
+            batch, self._queue = self._queue, deque()
+        if batch:
             records = [encode(prediction) for prediction in batch]
             try:
                 self._spool.append(records)
+                self.counters.spooled += len(records)
             except OSError as error:
                 self._keep_in_memory(records, error)
             self._news.set()
