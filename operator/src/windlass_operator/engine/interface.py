@@ -63,6 +63,7 @@ class Observation:
     replicas: tuple[SeenReplica, ...] | None
     """None: there is no orchestrator to ask."""
     decisions: tuple[DecisionSpec, ...]
+    """All that can be seen, taken ones too, in the order in which they are to be taken."""
     elapsed: float
     """Seconds since this operator's previous pass over the server, by its monotonic clock; 0 at the first."""
     uptime: float
@@ -100,4 +101,7 @@ class Outcome:
     revisit_after: float | None = None
     """Seconds after which something may change by time alone; None: only by news."""
     gathering: bool = False
-    """Just started: it changes nothing until the replicas were heard."""
+    """Just started: it changes nothing until the replicas were heard. There are no statuses then: keep those shown."""
+    remarks: tuple[str, ...] = ()
+    """What is to be said of the server itself, each in a sentence: a model that is served without a ModelVersion, or
+    one that isn't served although a ModelVersion wants it."""

@@ -1,0 +1,169 @@
+"""Which version is wanted. It depends on nothing but ModelVersions, verdicts, decisions and what is committed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from windlass_contract.identifiers import thousandths
+from windlass_contract.model_version import Mode, ModelVersionSpec, State
+from windlass_contract.plan import SamplesRef
+from windlass_contract.record import ModelRecord, VersionRef
+
+from .draft import block_of
+from .interface import SeenModelVersion
+
+MOUNTED = "volume://"
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why a version isn't started, although it is wanted."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A version that one or more ModelVersions name with the same digest (while one is renamed there are two)."""
+
+    version: int
+    digest: str | None
+    objects: tuple[SeenModelVersion, ...]
+    """Sorted by name, those that are Active first."""
+    obstacle: Obstacle | None = None
+
+    @property
+    def seen(self) -> SeenModelVersion:
+        """The object that speaks for all."""
+        return self.objects[0]
+
+    @property
+    def spec(self) -> ModelVersionSpec:
+        """Of the object that speaks for all."""
+        return self.seen.model_version.spec
+
+    @property
+    def active(self) -> bool:
+        """Whether it is wanted at all."""
+        return self.spec.state is State.ACTIVE
+
+    def matches(self, ref: VersionRef | None) -> bool:
+        """Whether the record speaks of this version."""
+        return ref is not None and (ref.version, ref.digest) == (self.version, self.digest)
+
+    def reference(self) -> VersionRef:
+        """As the record remembers it. Raises `ValueError` without a digest: such a version isn't started."""
+        if self.digest is None:
+            raise ValueError(f"version {self.version} has no digest")
+        path = mounted_path(self.spec)
+        extra = {} if path is None else {"path": path}
+        return VersionRef(version=self.version, digest=self.digest, model_version=self.seen.name, **extra)
+
+    def samples(self) -> SamplesRef | None:
+        """The acceptance samples to pass."""
+        source, digest = self.spec.verify.samples, self.seen.samples_digest
+        if source is None or digest is None:
+            return None
+        return SamplesRef(digest=digest, min_score=thousandths(source.min_score))
+
+
+def claims_of(objects: Iterable[SeenModelVersion], record: ModelRecord) -> tuple[Claim, ...]:
+    """The versions that the ModelVersions of one model name, highest first."""
+    grouped: dict[tuple[int, str | None], list[SeenModelVersion]] = {}
+    for seen in sorted(objects, key=lambda each: (each.model_version.spec.state is not State.ACTIVE, each.name)):
+        spec = seen.model_version.spec
+        grouped.setdefault((spec.version, spec.artifact.digest), []).append(seen)
+    claims = []
+    for (version, digest), group in sorted(grouped.items(), key=lambda item: (-item[0][0], item[0][1] or "")):
+        claim = Claim(version, digest, tuple(group))
+        rivals = [each for key, others in grouped.items() if key[0] == version and key[1] != digest for each in others]
+        claims.append(Claim(version, digest, tuple(group), _obstacle(claim, rivals, record)))
+    return tuple(claims)
+
+
+def desired(claims: Iterable[Claim], record: ModelRecord) -> Claim | None:
+    """The highest version that is Active and neither quarantined nor held; None: there is none.
+
+    A version that can't be started (`Claim.obstacle`) is passed over, so that it doesn't matter whether it came before
+    or after the others. What is committed needn't be started: no clash and no later edit makes it unwanted.
+    """
+    for claim in sorted(claims, key=lambda each: -each.version):
+        if not claim.active or claim.digest is None or block_of(record, claim.digest) is not None:
+            continue
+        if claim.obstacle is None or claim.matches(record.committed):
+            return claim
+    return None
+
+
+def claim_of(claims: Iterable[Claim], ref: VersionRef | None) -> Claim | None:
+    """The ModelVersions behind a version in the record."""
+    return next((claim for claim in claims if claim.matches(ref)), None)
+
+
+def mounted_path(spec: ModelVersionSpec) -> str | None:
+    """Where the files lie below the models' folder; None: at `<model>/<version>`."""
+    path = spec.artifact.uri.removeprefix(MOUNTED).strip("/")
+    return None if path in {"", f"{spec.model}/{spec.version}"} else path
+
+
+def _obstacle(claim: Claim, rivals: list[SeenModelVersion], record: ModelRecord) -> Obstacle | None:
+    if rivals:
+        names = ", ".join(sorted({each.name for each in (*claim.objects, *rivals)}))
+        return Obstacle(
+            "Conflict",
+            f"version {claim.version} is named with different digests by {names}; neither is started: remove one, "
+            "or give it a version number of its own",
+        )
+    committed = record.committed
+    if committed is not None and committed.version == claim.version and committed.digest != claim.digest:
+        return Obstacle(
+            "Conflict",
+            f"version {claim.version} already serves with digest {committed.digest}; other files need a version "
+            "number of their own",
+        )
+    fields = unsupported(claim.spec)
+    if fields:
+        reason = "ModeNotSupported" if claim.spec.rollout.mode is not Mode.IN_PLACE else "NotSupported"
+        return Obstacle(reason, "not started, since this release doesn't support: " + "; ".join(fields))
+    if claim.seen.samples_problem:
+        return Obstacle("SamplesUnavailable", claim.seen.samples_problem)
+    if claim.spec.verify.samples is not None and claim.seen.samples_digest is None:
+        return Obstacle("SamplesUnavailable", "the acceptance samples of spec.verify.samples were not read yet")
+    return None
+
+
+def unsupported(spec: ModelVersionSpec) -> list[str]:
+    """What the ModelVersion asks for and isn't there yet, by field. It is never carried out without it."""
+    fields = []
+    artifact, rollout = spec.artifact, spec.rollout
+    if not artifact.uri.startswith(MOUNTED):
+        fields.append(
+            f"spec.artifact.uri {artifact.uri.partition('://')[0]}:// (put the files there and use {MOUNTED})"
+        )
+    elif ".." in artifact.uri.removeprefix(MOUNTED).split("/"):
+        fields.append("spec.artifact.uri with '..' (name a folder below the models' folder)")
+    if artifact.digest is None:
+        fields.append("spec.artifact.digest left out (write what windlass pack printed)")
+    if rollout.mode is not Mode.IN_PLACE:
+        fields.append(f"spec.rollout.mode {rollout.mode}")
+    for index, step in enumerate(rollout.steps):
+        fields += [
+            f"spec.rollout.steps[{index}].{name}"
+            for name in ("shadow", "weight", "duration")
+            if getattr(step, name) is not None
+        ]
+        fields += [f"spec.rollout.steps[{index}].pause.{name}" for name in sorted(step.pause or {})]
+    gates = rollout.gates
+    for name, alias in (
+        ("min_requests", "minRequests"),
+        ("max_error_rate", "maxErrorRate"),
+        ("max_latency_ratio", "maxLatencyRatio"),
+        ("min_agreement", "minAgreement"),
+    ):
+        if getattr(gates, name) is not None:
+            fields.append(f"spec.rollout.gates.{alias}")
+    if spec.verify.samples is not None and spec.verify.samples.uri is not None:
+        fields.append("spec.verify.samples.uri (use file or configMap)")
+    return fields
