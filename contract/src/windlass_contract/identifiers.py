@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 GROUP = "windlass.dev"
 API_VERSION = f"{GROUP}/v1alpha1"
@@ -23,6 +23,15 @@ ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])
 """`metadata.name`: a DNS subdomain."""
 
 Version = Annotated[int, Field(ge=0, le=MAX_VERSION, strict=True)]
+
+
+def _key(value: object) -> object:
+    """JSON's keys are text."""
+    return int(value) if isinstance(value, str) and re.fullmatch("0|[1-9][0-9]{0,15}", value) else value
+
+
+VersionKey = Annotated[Version, BeforeValidator(_key)]
+"""A version as a key: a number in Python, its decimal digits in JSON."""
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from .canonical import digest_of
 from .document import Document
-from .identifiers import Digest, Labels, ModelName, ServerName, Version
+from .identifiers import Digest, Labels, ModelName, ServerName, Version, VersionKey
 
 Thousandths = Annotated[int, Field(ge=0, le=1000)]
 Epoch = Annotated[int, Field(ge=0, le=2**53 - 1)]
@@ -75,7 +75,7 @@ class ModelPlan(Document):
     # Carried so that the record can be rebuilt from any replica's report.
     quarantine: list[Blocked] = []
     holds: list[Blocked] = []
-    pinned: dict[Version, Digest] = {}
+    pinned: dict[VersionKey, Digest] = {}
     decisions: list[str] = []
     """Ids of the decisions taken, newest last."""
     step: Annotated[int, Field(ge=0)] = 0

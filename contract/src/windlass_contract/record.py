@@ -9,7 +9,7 @@ from pydantic import Field
 
 from .document import Document
 from .failures import Failure
-from .identifiers import Digest, ModelName, ServerName, Version
+from .identifiers import Digest, ModelName, ServerName, Version, VersionKey
 from .manifest import Signature
 from .plan import Blocked, Epoch, SamplesRef, ServingPlan
 from .report import Counters
@@ -65,7 +65,7 @@ class RolloutRecord(Document):
     """Of the plan that first named the candidate: reports that follow an older one say nothing about this rollout."""
     samples: SamplesRef | None = None
     """The acceptance samples that the candidate has to pass."""
-    evidence: dict[Version, Counters] = {}
+    evidence: dict[VersionKey, Counters] = {}
     """What instances that are gone had counted."""
 
 
@@ -82,7 +82,7 @@ class ModelRecord(Document):
     rollout: RolloutRecord | None = None
     quarantine: list[Blocked] = []
     holds: list[Blocked] = []
-    pinned: dict[Version, Digest] = {}
+    pinned: dict[VersionKey, Digest] = {}
     decisions: list[str] = []
     verdicts: Annotated[list[Verdict], Field(max_length=50)] = []
     """Newest last."""

@@ -10,7 +10,7 @@ from pydantic import Field
 from .document import Document
 from .failures import Failure, GateResult
 from .histogram import LatencyHistogram
-from .identifiers import Digest, ModelName, ServerName, Version
+from .identifiers import Digest, ModelName, ServerName, Version, VersionKey
 from .manifest import Signature
 from .plan import ServingPlan
 
@@ -66,7 +66,7 @@ class ModelReport(Document):
     """One model in one instance."""
 
     versions: list[VersionReport] = []
-    serving: dict[Version, Annotated[int, Field(ge=0, le=1000)]] = {}
+    serving: dict[VersionKey, Annotated[int, Field(ge=0, le=1000)]] = {}
     """Version to thousandths of the traffic, as it is routed now."""
     lagging: bool = False
     """Told to serve what it doesn't hold yet; it goes on with what it has."""
