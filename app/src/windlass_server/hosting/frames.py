@@ -1,0 +1,91 @@
+"""The channel's frames: a prefix, a JSON head and the raw tensors behind it, the same in both directions.
+
+Prefix: length of the head, length of the body (both without the prefix). The head is padded with spaces so that the
+body begins at a multiple of 64, and so does each tensor in it: where the buffer is aligned, so are the tensors.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import orjson
+
+from windlass_contract.manifest import DataType
+from windlass_server.tensors import Tensor, datatype_of, from_raw, to_raw
+
+PREFIX = struct.Struct("<IQ")
+MAX_HEAD_BYTES = 1024 * 1024
+ALIGNMENT = 64
+MAX_BUFFERS = 512
+"""How many pieces one `sendmsg` takes; Linux allows 1024."""
+
+Buffer = bytes | bytearray | memoryview
+
+
+class FrameError(Exception):
+    """The other side sent what it may not: nothing of it is to be believed any more."""
+
+
+def encode(head: dict[str, Any], tensors: Mapping[str, Tensor] | None = None) -> list[Buffer]:
+    """The pieces of a frame, in order. Numeric tensors are not copied. Raises `ValueError` for a type that no protocol
+    knows, and for a head beyond its bound."""
+    body: list[Buffer] = []
+    listed = []
+    for name, tensor in (tensors or {}).items():
+        raw = to_raw(tensor)
+        listed.append([name, datatype_of(tensor).value, list(tensor.shape), len(raw)])
+        body.append(raw)
+        if padding := -len(raw) % ALIGNMENT:
+            body.append(bytes(padding))
+    data = orjson.dumps({**head, "tensors": listed} if listed else head)
+    data += b" " * (-len(data) % ALIGNMENT)
+    if len(data) > MAX_HEAD_BYTES:
+        raise ValueError(f"a head of {len(data)} bytes; at most {MAX_HEAD_BYTES} are sent")
+    return [PREFIX.pack(len(data), sum(len(piece) for piece in body)) + data, *body]
+
+
+def size_of(pieces: Iterable[Buffer]) -> int:
+    """Bytes on the wire."""
+    return sum(len(piece) for piece in pieces)
+
+
+def lengths(prefix: Buffer, max_body_bytes: int) -> tuple[int, int]:
+    """Lengths of head and body. Raises `FrameError` when one is beyond its bound: before anything is allocated."""
+    head, body = PREFIX.unpack_from(prefix)
+    if head > MAX_HEAD_BYTES:
+        raise FrameError(f"a frame's head of {head} bytes; at most {MAX_HEAD_BYTES} are taken")
+    if body > max_body_bytes:
+        raise FrameError(f"a frame of {body} bytes; at most {max_body_bytes} are taken")
+    return head, body
+
+
+def allocate(size: int) -> memoryview:
+    """A buffer that nobody filled with zeros first."""
+    return np.empty(size, dtype=np.uint8).data
+
+
+def decode(payload: memoryview, head_bytes: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Head and tensors of a frame; numeric tensors share its memory. Raises `FrameError`."""
+    try:
+        head = orjson.loads(payload[:head_bytes])
+        tensors = {}
+        position = head_bytes
+        for name, datatype, shape, size in head.pop("tensors", ()):
+            # A size that goes beyond the end leaves too few bytes, which from_raw refuses.
+            tensors[name] = from_raw(payload[position : position + int(size)], DataType(datatype), shape)
+            position += size + -size % ALIGNMENT
+    except (ValueError, TypeError, AttributeError) as error:
+        raise FrameError(f"a frame that can't be read: {error}") from error
+    return head, tensors
+
+
+def advance(pieces: list[Buffer], sent: int) -> list[Buffer]:
+    """What is left of a frame after `sent` bytes of it."""
+    for index, piece in enumerate(pieces):
+        if sent < len(piece):
+            return [memoryview(piece)[sent:], *pieces[index + 1 :]]
+        sent -= len(piece)
+    return []

@@ -1,0 +1,192 @@
+"""A worker as a resident sees it: its process and its channel together, for as long as both stand."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from windlass_contract.health import HEALTH
+from windlass_server.errors import Code, ServingError
+from windlass_server.hosting.channel import Answer, ChannelClosedError, WorkerChannel
+from windlass_server.hosting.cpus import available_cpus
+from windlass_server.hosting.launcher import Launcher, LauncherError, WorkerExit, WorkerProcess
+from windlass_server.tensors import Tensor
+
+_EXIT_SECONDS = 10
+"""A process whose channel is closed, or that was killed, ends within this."""
+
+
+@dataclass(frozen=True)
+class ResidentSettings:
+    """Times in seconds, sizes in bytes."""
+
+    load_deadline: float = HEALTH.load_deadline
+    """From the worker's start until it has loaded, warmed up and passed its samples."""
+    start_deadline: float = 120
+    """From asking for a worker until it answers; the first of a runtime waits for the framework's import."""
+    threads: int = field(default_factory=available_cpus)
+    """Requests that a worker runs at a time."""
+    max_request_bytes: int = 256 * 1024 * 1024
+    max_answer_bytes: int = 256 * 1024 * 1024
+    """The tensors of one request, and of one answer."""
+    unload_grace: float = 2
+    """From closing a worker's channel to killing it."""
+    stuck_after: float = 120
+    """A request that runs for longer than this has a worker that won't answer any more: it is killed."""
+    restart_backoff: tuple[float, float] = (0.5, 30)
+    """After a crash while serving: the first delay, doubled each time, and the longest."""
+    retry_backoff: tuple[float, float] = (1, 30)
+    """After a failure to prepare that says nothing about the artifact."""
+
+
+class WorkerDownError(Exception):
+    """The worker is gone, or of no use any more; `HostedWorker.ended` says how."""
+
+
+@dataclass(frozen=True)
+class WorkerEnd:
+    """How a worker ended."""
+
+    exit: WorkerExit
+    killed_for: str | None
+    """Why it was killed by us; None: it wasn't."""
+    last_lines: str
+
+    @property
+    def from_outside(self) -> bool:
+        """It neither crashed nor broke the rules."""
+        return self.killed_for is None and self.exit.from_outside
+
+    def __str__(self) -> str:
+        what = f"the worker {self.exit}" if self.killed_for is None else f"{self.killed_for}; it was killed"
+        return f"{what}; its last lines: {self.last_lines}" if self.last_lines else what
+
+
+class HostedWorker:
+    """Made by `start`. Whoever has it calls `end`."""
+
+    def __init__(self, process: WorkerProcess, settings: ResidentSettings) -> None:
+        self._process = process
+        self._killed_for: str | None = None
+        self.down = asyncio.Event()
+        """It can't answer any more."""
+        self._channel = WorkerChannel(
+            process.socket, max_answer_bytes=settings.max_answer_bytes, on_close=self._on_channel_close
+        )
+        # One more than it runs at a time, so that it needn't wait for us between two.
+        self._slots = asyncio.Semaphore(settings.threads + 1)
+        self._running: dict[asyncio.Future[Answer], float] = {}
+        process.exited.add_done_callback(lambda _: self.down.set())
+
+    @classmethod
+    async def start(
+        cls, launcher: Launcher, runtime: str, path: Path, settings: ResidentSettings, context: Mapping[str, Any]
+    ) -> HostedWorker:
+        """A worker that has answered. Raises `LauncherError`, `WorkerDownError`."""
+        argument = _argument(path, settings)
+        process = await launcher.spawn(runtime, argument, within=settings.start_deadline, context=context)
+        worker = cls(process, settings)
+        try:
+            async with asyncio.timeout(settings.start_deadline):
+                await worker.call({"op": "hello"})
+        except BaseException as error:
+            await worker.end(0)
+            if isinstance(error, TimeoutError):
+                raise LauncherError(f"the worker didn't answer in {settings.start_deadline:g} s") from None
+            raise
+        return worker
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._process.pid
+
+    @property
+    def oldest_seconds(self) -> float:
+        """How long the oldest request that it was sent has been unanswered; 0 when there is none."""
+        oldest = next(iter(self._running.values()), None)
+        return 0.0 if oldest is None else time.monotonic() - oldest
+
+    async def call(self, head: dict[str, Any], tensors: Mapping[str, Tensor] | None = None) -> Answer:
+        """Sends a request when there is a place for it, and waits for the answer. Cancelled, the request keeps its
+        place until the worker has answered it. Raises `WorkerDownError`, and `ServingError` when the worker says so."""
+        await self._slots.acquire()
+        try:
+            future = self._channel.send(head, tensors)
+        except BaseException:
+            self._slots.release()
+            raise
+        self._running[future] = time.monotonic()
+        future.add_done_callback(self._on_answer)
+        try:
+            answer = await asyncio.shield(future)
+        except ChannelClosedError as error:
+            raise WorkerDownError(str(error)) from None
+        if "code" in answer[0]:
+            raise ServingError(Code(answer[0]["code"]), str(answer[0].get("message", "")))
+        return answer
+
+    async def run(
+        self, signature: str, inputs: Mapping[str, Tensor], outputs: list[str], deadline: float
+    ) -> dict[str, Tensor]:
+        """Runs a signature. `deadline`: by `time.monotonic`; the worker begins nothing after it. Raises as `call`."""
+        head = {"op": "run", "signature": signature, "outputs": outputs, "deadline": deadline}
+        _, answer = await self.call(head, inputs)
+        if answer.keys() != set(outputs):
+            raise ServingError(Code.INTERNAL, f"the model answered {sorted(answer)}, asked was for {sorted(outputs)}")
+        return answer
+
+    async def private_bytes(self) -> int:
+        """Memory that ending it gives back, as it says itself."""
+        head, _ = await self.call({"op": "hello"})
+        return int(head["memory"])
+
+    def kill(self, reason: str) -> None:
+        """Ends it now; `reason` is said of its end."""
+        if not self._process.exited.done():
+            self._killed_for = self._killed_for or reason
+            self._process.kill()
+
+    async def end(self, grace: float) -> None:
+        """Closes the channel, so that it exits by itself, and kills it when it hasn't after `grace` seconds. Returns
+        when it is gone, even when cancelled meanwhile."""
+        self.down.set()
+        self._channel.close()
+        if grace:
+            await asyncio.wait([self._process.exited], timeout=grace)
+        self.kill("it was to end")
+        await asyncio.shield(self._process.exited)
+        self._process.output.close()
+
+    async def ended(self) -> WorkerEnd:
+        """How it ended; waits for it, and kills what won't end."""
+        done, _ = await asyncio.wait([self._process.exited], timeout=_EXIT_SECONDS)
+        if not done:
+            self.kill("it closed its channel and went on")
+        status = await asyncio.shield(self._process.exited)
+        await asyncio.wait([asyncio.ensure_future(self._process.output.ended.wait())], timeout=1)
+        return WorkerEnd(status, self._killed_for, self._process.output.tail())
+
+    def _on_channel_close(self, reason: str) -> None:
+        self.down.set()
+        if reason.startswith("the worker sent"):
+            self.kill(reason)
+
+    def _on_answer(self, future: asyncio.Future[Answer]) -> None:
+        del self._running[future]
+        self._slots.release()
+        if not future.cancelled():
+            future.exception()  # whoever asked may be gone
+
+
+def _argument(path: Path, settings: ResidentSettings) -> dict[str, Any]:
+    return {
+        "path": str(path.absolute()),
+        "threads": settings.threads,
+        "maxRequestBytes": settings.max_request_bytes,
+        "maxAnswerBytes": settings.max_answer_bytes,
+    }

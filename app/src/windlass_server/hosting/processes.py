@@ -1,0 +1,109 @@
+"""What launcher, templates and workers need of Linux: dying with the parent, messages with descriptors, hygiene.
+
+Standard library only: the launcher is to stay tiny.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import resource
+import select
+import signal
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+MAX_MESSAGE_BYTES = 64 * 1024
+MAX_DESCRIPTORS = 4
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def _prctl(option: int, value: int | bytes) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    argument = ctypes.c_ulong(value) if isinstance(value, int) else ctypes.c_char_p(value)
+    if libc.prctl(option, argument, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
+
+
+def die_with_parent(parent: int) -> None:
+    """The kernel kills this process when the thread that started it ends. Ends it now if `parent` is gone already."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def adopt_orphans() -> None:
+    """Grandchildren whose parent ends become children of this process."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def set_name(name: str) -> None:
+    """What `ps` and `top` show, cut to 15 bytes."""
+    _prctl(_PR_SET_NAME, name.encode()[:15])
+
+
+def forbid_core_dumps() -> None:
+    """A crashing model is not to fill the disk, nor to be slow about dying."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def await_adoption(adopter: int) -> None:
+    """Returns once this process is a child of `adopter`: its parent, in between, has ended."""
+    while (parent := os.getppid()) != adopter:
+        try:
+            watch = os.pidfd_open(parent)
+        except ProcessLookupError:
+            continue  # it ended between the two calls
+        try:
+            # Readable when the parent has ended; its children are handed over before that.
+            select.select([watch], [], [])
+        finally:
+            os.close(watch)
+
+
+def arrange_descriptors(wanted: Sequence[int]) -> None:
+    """Makes 0 an empty input, 1 and 2 and 3 … the given descriptors in this order, and closes all others."""
+    moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, len(wanted) + 1) for descriptor in wanted]
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    for target, copy in enumerate(moved, start=1):
+        os.dup2(copy, target, inheritable=True)
+    os.closerange(len(wanted) + 1, _highest_descriptor() + 1)
+
+
+def _highest_descriptor() -> int:
+    return max(int(name) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208 - no pathlib in the launcher
+
+
+def send_message(connection: socket.socket, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+    """One message on a SOCK_SEQPACKET socket. Raises `OSError` when the other side is gone."""
+    data = json.dumps(message, separators=(",", ":")).encode()
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise ValueError(f"a message of {len(data)} bytes; at most {MAX_MESSAGE_BYTES} are sent")
+    socket.send_fds(connection, [data], list(descriptors), socket.MSG_NOSIGNAL)
+
+
+def receive_message(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """The next message and its descriptors (close-on-exec); None at the end. Raises `OSError`."""
+    try:
+        data, descriptors, flags, _ = socket.recv_fds(
+            connection, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+        )
+    except ConnectionError:
+        return None
+    if not data:
+        return None
+    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise OSError("a message or its descriptors were cut off")
+    message = json.loads(data)
+    if not isinstance(message, dict):
+        raise OSError("a message that is no object")
+    return message, list(descriptors)

@@ -1,0 +1,164 @@
+"""A worker: the process that holds one version. It was forked from a template and knows nothing but its channel.
+
+Each of its threads reads a request, runs it and answers it, and only one reads at a time: so a request is taken by the
+thread that will run it, without a hand-over. At the end of the channel the process ends.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from windlass_contract.manifest import Signature
+from windlass_server.errors import Code, ServingError
+from windlass_server.hosting.frames import (
+    MAX_BUFFERS,
+    PREFIX,
+    Buffer,
+    FrameError,
+    advance,
+    allocate,
+    decode,
+    encode,
+    lengths,
+    size_of,
+)
+from windlass_server.runtimes import import_runtime
+from windlass_server.runtimes.runtime import Runtime, check_inputs
+from windlass_server.tensors import Tensor
+
+LOADING_NICENESS = 10
+"""Of the thread that loads only: those that serve later, and TensorFlow's, are made by others and keep theirs."""
+
+_Work = Callable[[dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], dict[str, Tensor]]]
+
+
+def run(channel: socket.socket, runtime: str, argument: dict[str, Any]) -> NoReturn:
+    """The whole life of a worker. `argument`: `path` of the version's folder, `threads`, `maxRequestBytes`,
+    `maxAnswerBytes`, `scratch`."""
+    channel.setblocking(True)
+    worker = Worker(channel, runtime, argument)
+    threads = [threading.Thread(target=worker.serve, daemon=True) for _ in range(argument["threads"] - 1)]
+    for thread in threads:
+        thread.start()
+    worker.serve()
+    raise AssertionError("serve returns only by ending the process")
+
+
+class Worker:
+    """What the threads share."""
+
+    def __init__(self, channel: socket.socket, runtime: str, argument: dict[str, Any]) -> None:
+        self._channel = channel
+        self._runtime_name = runtime
+        self._path = Path(argument["path"])
+        self._threads: int = argument["threads"]
+        self._max_request_bytes: int = argument["maxRequestBytes"]
+        self._max_answer_bytes: int = argument["maxAnswerBytes"]
+        self._model: Runtime | None = None
+        self._reading = threading.Lock()
+        self._writing = threading.Lock()
+        self._work: dict[str, _Work] = {"hello": self._hello, "load": self._load, "run": self._run}
+
+    def serve(self) -> NoReturn:
+        """Takes requests until the channel ends, and with it the process."""
+        while True:
+            with self._reading:
+                try:
+                    head, tensors = self._receive()
+                except (OSError, EOFError, FrameError):
+                    os._exit(0)  # main has closed the channel, or is gone; a frame of it can't be wrong
+            try:
+                answer, results = self._work[head["op"]](head, tensors)
+                pieces = self._bounded(encode({**answer, "id": head["id"]}, results))
+            except ServingError as error:
+                pieces = encode({"id": head["id"], "code": error.code.value, "message": error.message})
+            except Exception as error:  # noqa: BLE001 - a model may raise anything; the client gets to know
+                traceback.print_exc()
+                message = f"{type(error).__name__}: {error}"[:1000]
+                pieces = encode({"id": head["id"], "code": Code.INTERNAL.value, "message": message})
+            del tensors
+            with self._writing:
+                self._send(pieces)
+
+    def _bounded(self, pieces: list[Buffer]) -> list[Buffer]:
+        size = size_of(pieces)
+        if size > self._max_answer_bytes:
+            raise ServingError(
+                Code.INTERNAL, f"the model's answer has {size} bytes; at most {self._max_answer_bytes} are sent"
+            )
+        return pieces
+
+    def _hello(self, _head: dict[str, Any], _tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return {"memory": private_bytes()}, {}
+
+    def _load(self, _head: dict[str, Any], _tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        module = import_runtime(self._runtime_name)
+        module.start(self._threads)
+        outcome: list[Runtime | BaseException] = []
+
+        def load() -> None:
+            # Linux keeps a nice value per thread. A thread of its own is made for the load, since an ordinary user can
+            # lower a priority but not raise it again.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADING_NICENESS)
+            try:
+                outcome.append(module.load(self._path))
+            except BaseException as error:  # noqa: BLE001 - it is raised again below
+                outcome.append(error)
+
+        thread = threading.Thread(target=load)
+        thread.start()
+        thread.join()
+        if isinstance(outcome[0], BaseException):
+            raise outcome[0]
+        self._model = outcome[0]
+        signatures = {name: signature.to_dict() for name, signature in self._model.signatures.items()}
+        return {"signatures": signatures}, {}
+
+    def _run(self, head: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        if head["deadline"] < time.monotonic():
+            raise ServingError(Code.DEADLINE_EXCEEDED, "the request's time was over before its turn came")
+        if self._model is None:
+            raise ServingError(Code.UNAVAILABLE, "the model is not loaded")
+        signature: Signature = self._model.signatures[head["signature"]]
+        check_inputs(signature, tensors)
+        outputs = head["outputs"] or list(signature.outputs)
+        return {}, self._model.run(head["signature"], tensors, outputs)
+
+    def _receive(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        head, body = lengths(self._read(PREFIX.size), self._max_request_bytes)
+        return decode(self._read(head + body), head)
+
+    def _read(self, size: int) -> memoryview:
+        buffer = allocate(size)
+        filled = 0
+        while filled < size:
+            count = self._channel.recv_into(buffer[filled:])
+            if count == 0:
+                raise EOFError
+            filled += count
+        return buffer
+
+    def _send(self, pieces: list[Buffer]) -> None:
+        try:
+            while pieces:
+                sent = self._channel.sendmsg(pieces[:MAX_BUFFERS], [], socket.MSG_NOSIGNAL)
+                pieces = advance(pieces, sent)
+        except OSError:
+            os._exit(0)
+
+
+def private_bytes() -> int:
+    """Memory that is this process's alone, in bytes: what ending it gives back."""
+    total = 0
+    with Path("/proc/self/smaps_rollup").open() as lines:
+        for line in lines:
+            if line.startswith("Private_"):
+                total += int(line.split()[1]) * 1024
+    return total

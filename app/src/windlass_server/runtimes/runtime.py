@@ -1,0 +1,69 @@
+"""What a worker asks of a runtime, and the checks that come before any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from windlass_contract.manifest import Signature, TensorSpec
+from windlass_server.errors import Code, ServingError
+from windlass_server.tensors import Tensor, datatype_of
+
+
+class Runtime(Protocol):
+    """A loaded model."""
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """As the model has them, not as its manifest says."""
+        ...
+
+    def run(self, signature: str, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
+        """Runs a signature on inputs that `check_inputs` passed; from any thread, several at a time. Only `outputs` are
+        fetched. Raises `ServingError` for what the model refuses."""
+        ...
+
+
+class RuntimeModule(Protocol):
+    """A module of this package. Importing it imports the framework and starts nothing."""
+
+    def start(self, threads: int) -> None:
+        """Once, before `load`, in the process that runs the model: makes the framework's thread pools. `threads`: how
+        many callers `run` will have at a time."""
+        ...
+
+    def load(self, folder: Path) -> Runtime:
+        """Opens a version's folder. Raises whatever the framework raises."""
+        ...
+
+
+def check_inputs(signature: Signature, inputs: Mapping[str, Tensor]) -> None:
+    """Names, element types and shapes against the signature. Raises `ServingError` INVALID_ARGUMENT.
+
+    TensorFlow itself looks at none of the shapes before its kernels do, and some of those end the process.
+    """
+    if inputs.keys() != signature.inputs.keys():
+        raise ServingError(
+            Code.INVALID_ARGUMENT,
+            f"the signature's inputs are {sorted(signature.inputs)}, given were {sorted(inputs)}",
+        )
+    for name, spec in signature.inputs.items():
+        tensor = inputs[name]
+        found = datatype_of(tensor)
+        if found is not spec.datatype:
+            raise ServingError(
+                Code.INVALID_ARGUMENT, f"input {name!r} has elements of {spec.datatype.value}, given was {found.value}"
+            )
+        if not fits(spec, tensor.shape):
+            raise ServingError(
+                Code.INVALID_ARGUMENT, f"input {name!r} has shape {spec.shape}, given was {list(tensor.shape)}"
+            )
+
+
+def fits(spec: TensorSpec, shape: Sequence[int]) -> bool:
+    """Whether a tensor of this shape is one of these."""
+    return spec.shape is None or (
+        len(spec.shape) == len(shape)
+        and all(wanted in (-1, found) for wanted, found in zip(spec.shape, shape, strict=True))
+    )

@@ -1,0 +1,134 @@
+"""SavedModels, by TensorFlow. Importing this module imports TensorFlow, and runs no operation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+
+from windlass_contract.manifest import DataType, Signature, TensorSpec
+from windlass_server.errors import Code, ServingError
+from windlass_server.runtimes.saved_model_methods import methods
+from windlass_server.tensors import NUMPY_TYPE, Tensor
+
+_MAX_MESSAGE = 1000
+_BY_NAME = {
+    "bool": DataType.BOOL,
+    "uint8": DataType.UINT8,
+    "uint16": DataType.UINT16,
+    "uint32": DataType.UINT32,
+    "uint64": DataType.UINT64,
+    "int8": DataType.INT8,
+    "int16": DataType.INT16,
+    "int32": DataType.INT32,
+    "int64": DataType.INT64,
+    "float16": DataType.FP16,
+    "bfloat16": DataType.BF16,
+    "float32": DataType.FP32,
+    "float64": DataType.FP64,
+    "string": DataType.BYTES,
+}
+_CODES: list[tuple[Any, Code]] = [
+    (tf.errors.InvalidArgumentError, Code.INVALID_ARGUMENT),
+    (tf.errors.OutOfRangeError, Code.INVALID_ARGUMENT),
+    (tf.errors.ResourceExhaustedError, Code.RESOURCE_EXHAUSTED),
+    (tf.errors.UnimplementedError, Code.UNIMPLEMENTED),
+    (tf.errors.UnavailableError, Code.UNAVAILABLE),
+    (tf.errors.DeadlineExceededError, Code.DEADLINE_EXCEEDED),
+]
+# What TensorFlow says about its own insides is no help to a client.
+_NOISE = re.compile(r"^(Graph execution error:|Detected at node .*|<stack traces unavailable>|\s*)$")
+
+
+def start(threads: int) -> None:
+    """Makes TensorFlow's thread pools, one thread each: requests run beside each other, not within each other."""
+    del threads
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    # Makes the context, and with it the pools, on the calling thread: they inherit its priority.
+    tf.config.list_logical_devices()
+
+
+def load(folder: Path) -> TensorFlowRuntime:
+    """Loads the meta graph tagged `serve`. Raises what TensorFlow raises, and `ValueError` for a model without usable
+    signatures."""
+    return TensorFlowRuntime(folder)
+
+
+class TensorFlowRuntime:
+    """A loaded SavedModel."""
+
+    def __init__(self, folder: Path) -> None:
+        method_names = methods(folder / "saved_model.pb")
+        self._model = tf.saved_model.load(str(folder), tags=["serve"])  # the functions live as long as this
+        self._functions: dict[str, Any] = dict(self._model.signatures)
+        self._signatures = {
+            name: _signature(function, method_names.get(name, "")) for name, function in self._functions.items()
+        }
+        if not self._signatures:
+            raise ValueError("the SavedModel has no signatures; save it with signatures=…")
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """See `Runtime`."""
+        return self._signatures
+
+    def run(self, signature: str, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
+        """See `Runtime`."""
+        try:
+            answer = self._functions[signature](**{name: _to_tensorflow(tensor) for name, tensor in inputs.items()})
+            return {name: _to_numpy(answer[name]) for name in outputs}
+        except tf.errors.OpError as error:
+            raise _refusal(error) from None
+
+
+def _signature(function: Any, method_name: str) -> Signature:
+    _, inputs = function.structured_input_signature
+    method = method_name.rpartition("/")[2]
+    known: Literal["predict", "classify", "regress"] = (
+        "classify" if method == "classify" else "regress" if method == "regress" else "predict"
+    )
+    return Signature(
+        inputs={name: _spec(tensor) for name, tensor in inputs.items()},
+        outputs={name: _spec(tensor) for name, tensor in function.structured_outputs.items()},
+        method=known,
+    )
+
+
+def _spec(tensor: Any) -> TensorSpec:
+    datatype = _BY_NAME.get(tensor.dtype.name)
+    if datatype is None:
+        raise ValueError(f"a tensor of {tensor.dtype.name}, which no protocol can carry")
+    if tensor.shape.rank is None:
+        return TensorSpec(datatype=datatype, shape=None)
+    return TensorSpec(datatype=datatype, shape=[-1 if size is None else int(size) for size in tensor.shape])
+
+
+def _to_tensorflow(tensor: Tensor) -> Any:
+    if tensor.dtype == NUMPY_TYPE[DataType.BYTES] and tensor.size == 0:
+        # An empty array of objects says nothing about its elements.
+        return tf.constant([], dtype=tf.string, shape=tensor.shape)
+    return tf.constant(tensor)
+
+
+def _to_numpy(tensor: Any) -> Tensor:
+    value = tensor.numpy()
+    # A scalar of strings comes as bytes, of numbers as a numpy scalar.
+    if tensor.dtype == tf.string and not isinstance(value, np.ndarray):
+        scalar = np.empty((), dtype=object)
+        scalar[()] = value
+        return scalar
+    return np.asarray(value)
+
+
+def _refusal(error: Any) -> ServingError:
+    lines = [line.strip() for line in str(error.message).splitlines() if not _NOISE.match(line)]
+    message = " ".join(lines)[:_MAX_MESSAGE] or type(error).__name__
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return ServingError(code, message)
+    return ServingError(Code.INTERNAL, f"{type(error).__name__}: {message}")
