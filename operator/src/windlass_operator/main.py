@@ -31,7 +31,7 @@ def main() -> None:
     settings = command_line.parse(sys.argv[1:])
     configure_logs(settings.log_format, settings.log_level)
     # Late: the engine is only needed by who runs it.
-    from .engine import reconcile
+    from .engine.reconcile import reconcile
 
     try:
         asyncio.run(run_directory(settings, reconcile))

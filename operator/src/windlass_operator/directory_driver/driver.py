@@ -95,6 +95,7 @@ class DirectoryDriver:
         self._store = StateStore(folders.servers, self.lock)
         self._events = EventLog(folders.state / "events.jsonl")
         self._turned = time.monotonic()
+        self._acting = False
         self._forget()
         hub.on_news = self._wake
 
@@ -121,13 +122,14 @@ class DirectoryDriver:
             try:
                 await self._act(stop)
             finally:
+                self._acting = False
                 self._metrics.acting.set(0)
                 self._hub.rest("this operator doesn't act: it stops, or another one took over")
                 self.lock.release()
 
     def acting(self) -> bool:
         """Whether it is the one that acts, and turns."""
-        return bool(self._workers) and self.lock.holds() and self.turning()
+        return self._acting and self.lock.holds() and self.turning()
 
     def turning(self) -> bool:
         """Whether its loop came round lately."""
@@ -219,6 +221,7 @@ class DirectoryDriver:
                     self._hub.open(server)
                     worker = self._workers[server] = ServerWorker(server, self._tools)
                     group.create_task(worker.run(stopping))
+                self._acting = True
                 self._metrics.acting.set(1)
             except (OSError, StoreError) as error:
                 self._log.error("directory.failed", error=str(error), retry_seconds=_RETRY_SECONDS)

@@ -232,4 +232,4 @@ def _readable(adapter: TypeAdapter[str], value: dict[str, Any], outer: str, inne
 
 
 def _without_source(error: DocumentError) -> str:
-    return str(error).removeprefix(f"{error.source}: ")[:2000]
+    return str(error).removeprefix(f"{error.source}: ").removeprefix("the document: ")[:2000]

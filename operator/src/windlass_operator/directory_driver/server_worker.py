@@ -63,6 +63,7 @@ class ServerWorker:
         self._record: RolloutRecordSet | None = None
         self._plan: ServingPlan | None = None
         self._previous_pass: float | None = None
+        self._remarks: tuple[str, ...] = ()
 
     def wake(self) -> None:
         """Something changed: look soon."""
@@ -197,8 +198,13 @@ class ServerWorker:
             tools.metrics.epoch.labels(self.server).set(outcome.plan.epoch)
         tools.metrics.frozen.labels(self.server).set(bool(view.frozen))
         self._show_orphans(observation, outcome.record)
-        await tools.show(self.server, outcome.statuses)
-        await self._record_events(outcome.events)
+        if not outcome.gathering:  # until then there are none
+            await tools.show(self.server, outcome.statuses)
+        remarks = tuple(
+            Event("", "Warning", "Remark", remark) for remark in outcome.remarks if remark not in self._remarks
+        )
+        self._remarks = outcome.remarks
+        await self._record_events((*outcome.events, *remarks))
 
     async def _record_events(self, events: tuple[Event, ...]) -> None:
         for event in events:

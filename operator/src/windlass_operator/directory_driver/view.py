@@ -32,5 +32,8 @@ def view_of(server: str, catalogue: Catalogue, decisions: tuple[Decision, ...], 
         if samples.digest is not None:
             offered[samples.digest] = samples.data
         seen.append(SeenModelVersion(remembered.model_version, remembered.generation, samples.digest, samples.problem))
-    taken = tuple(decision.spec for decision in decisions if decision.spec.server == server)
-    return ServerView(tuple(seen), taken, catalogue.frozen(server), offered)
+    # The files have no order of their own; by their times people find what they expect, and it is the same each time.
+    ordered = sorted(
+        (each.spec for each in decisions if each.spec.server == server), key=lambda each: (each.at, each.id)
+    )
+    return ServerView(tuple(seen), tuple(ordered), catalogue.frozen(server), offered)

@@ -1,0 +1,374 @@
+"""The real command in a process of its own, a folder of ModelVersions, and replicas that follow the protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+
+from windlass_contract.canonical import digest_of_bytes
+from windlass_contract.plan import ServingPlan
+
+DEADLINE = 60.0
+"""Seconds; generous, since other suites may run on the same cores."""
+
+
+def digest(text: str) -> str:
+    return digest_of_bytes(text.encode())
+
+
+def wait_until(condition: Callable[[], Any], what: Callable[[], Any] = lambda: "") -> Any:
+    """The first true value of `condition`."""
+    deadline = time.monotonic() + DEADLINE
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"waited {DEADLINE} s in vain; last seen: {what()}")
+
+
+class Workspace:
+    """A directory of ModelVersions and the driver's state folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "versions"
+        self.folder.mkdir()
+        self.state = folder / "state"
+
+    def write(self, name: str, version: int, *, file: str = "", server: str = "cats", **spec: Any) -> Path:
+        """A ModelVersion file, put there as careful people do."""
+        value = {
+            "apiVersion": "windlass.dev/v1alpha1",
+            "kind": "ModelVersion",
+            "metadata": {"name": name},
+            "spec": {
+                "server": server,
+                "model": "m",
+                "version": version,
+                "artifact": {"uri": "volume://m", "digest": digest(f"files of {version}")},
+                **spec,
+            },
+        }
+        path = self.folder / (file or f"{name}.yaml")
+        self.replace(path, yaml.safe_dump(value))
+        return path
+
+    def replace(self, path: Path, text: str) -> None:
+        temporary = path.with_name(f".{path.name}.new")
+        temporary.write_text(text)
+        temporary.replace(path)
+
+    def decide(self, name: str, action: str, version: int, number: int = 1, **fields: Any) -> None:
+        spec = {
+            "id": f"d{number}",
+            "action": action,
+            "server": "cats",
+            "model": "m",
+            "version": version,
+            "digest": digest(f"files of {version}"),
+            "at": f"2030-01-01T00:00:{number:02}Z",
+            **fields,
+        }
+        value = {"apiVersion": "windlass.dev/v1alpha1", "kind": "Decision", "metadata": {"name": name}, "spec": spec}
+        self.replace(self.folder / f"{name}.d{number}.decision.yaml", yaml.safe_dump(value))
+
+    def durable(self, server: str = "cats") -> dict[str, Any]:
+        """The durable object; empty: there is none."""
+        try:
+            return json.loads((self.state / "servers" / f"{server}.json").read_bytes())
+        except FileNotFoundError:
+            return {}
+
+    def model(self) -> dict[str, Any]:
+        """The plan of the model `m`; empty: there is none."""
+        plan = self.durable().get("plan") or {}
+        return plan.get("models", {}).get("m", {})
+
+    def committed(self) -> int | None:
+        return self.model().get("committed")
+
+    def status(self, name: str) -> dict[str, Any]:
+        """The status of a ModelVersion; empty: there is none."""
+        try:
+            return yaml.safe_load((self.state / "status" / f"{name}.yaml").read_text())["status"]
+        except FileNotFoundError:
+            return {}
+
+    def condition(self, name: str, kind: str) -> dict[str, Any]:
+        return next((each for each in self.status(name).get("conditions", []) if each["type"] == kind), {})
+
+    def events(self) -> list[dict[str, Any]]:
+        try:
+            return [json.loads(line) for line in (self.state / "events.jsonl").read_text().splitlines()]
+        except FileNotFoundError:
+            return []
+
+    def token(self, server: str = "cats") -> str:
+        return (self.state / "tokens" / server).read_text().strip()
+
+    def await_committed(self, version: int) -> None:
+        wait_until(lambda: self.committed() == version, lambda: (self.durable(), self.events()[-3:]))
+
+    def await_phase(self, name: str, phase: str) -> None:
+        wait_until(lambda: self.status(name).get("phase") == phase, lambda: (self.status(name), self.events()[-3:]))
+
+
+class Operator:
+    """One process of the command."""
+
+    def __init__(
+        self, workspace: Workspace, *flags: str, script: Path | None = None, env: dict[str, str] | None = None
+    ):
+        start = [str(script)] if script else ["-m", "windlass_operator.main"]
+        self.logs: list[dict[str, Any]] = []
+        self.text: list[str] = []
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                *start,
+                "directory",
+                str(workspace.folder),
+                "--state",
+                str(workspace.state),
+                "--port",
+                "0",
+                "--metrics-port",
+                "0",
+                "--log-level",
+                "debug",
+                *flags,
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(env or {})},
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.text.append(line)
+            with contextlib.suppress(ValueError):
+                self.logs.append(json.loads(line))
+
+    def said(self, event: str, **fields: Any) -> dict[str, Any] | None:
+        """The first line of the log that says this."""
+        return next(
+            (
+                line
+                for line in list(self.logs)
+                if line.get("event") == event and all(line.get(key) == value for key, value in fields.items())
+            ),
+            None,
+        )
+
+    def await_said(self, event: str, **fields: Any) -> dict[str, Any]:
+        def look() -> Any:
+            found = self.said(event, **fields)
+            assert found or self.process.poll() is None, "".join(self.text[-30:])
+            return found
+
+        return wait_until(look, lambda: "".join(self.text[-30:]))
+
+    @property
+    def url(self) -> str | None:
+        """Of the control endpoint, while it runs."""
+        said = self.said("operator.listening", endpoint="control endpoint")
+        return said["url"] if said and self.process.poll() is None else None
+
+    def health(self, path: str) -> tuple[int, str]:
+        said = self.await_said("operator.listening", endpoint="metrics endpoint")
+        try:
+            with urllib.request.urlopen(said["url"] + path, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ends it; returns its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(DEADLINE)
+        self._reader.join(DEADLINE)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return code
+
+
+class Replica:
+    """Follows the plan it is given and reports, as the contract's control protocol says; loads nothing."""
+
+    def __init__(self, name: str, url: Callable[[], str | None], token: Callable[[], str], server: str) -> None:
+        self.name, self.server = name, server
+        self._url, self._token = url, token
+        self.failures: dict[int, dict[str, Any]] = {}
+        """Versions that don't get prepared, and why."""
+        self.holding_back: set[int] = set()
+        """Versions that take for ever to load."""
+        self.plan: ServingPlan | None = None
+        self.epochs: list[int] = []
+        self.committed: list[int | None] = []
+        self.no_plan_told = False
+        self.samples: dict[str, bytes] = {}
+        self._instance = os.urandom(8).hex()
+        self._sequence = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        wait_until(lambda: self._task is not None)
+        assert self._loop is not None
+        assert self._task is not None
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join(DEADLINE)
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        with contextlib.suppress(asyncio.CancelledError):
+            timeout = aiohttp.ClientTimeout(total=10)
+            async with aiohttp.ClientSession(timeout=timeout) as self._http, asyncio.TaskGroup() as group:
+                group.create_task(self._often(self._poll, 0.02))
+                group.create_task(self._often(self._report, 0.1))
+
+    async def _often(self, step: Callable[[], Any], pause: float) -> None:
+        while True:
+            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
+                await step()
+            await asyncio.sleep(pause)
+
+    async def _ask(self, method: str, path: str, **options: Any) -> tuple[int, bytes]:
+        url = self._url()
+        if url is None:
+            raise OSError("there is no operator")
+        headers = {"Authorization": f"Bearer {self._token()}"}
+        async with self._http.request(
+            method, f"{url}/control/v1/servers/{self.server}/{path}", headers=headers, **options
+        ) as answer:
+            return answer.status, await answer.read()
+
+    async def _poll(self) -> None:
+        held = f"?epoch={self.plan.epoch}&digest={self.plan.digest}" if self.plan else ""
+        status, body = await self._ask("GET", f"plan{held}")
+        if status != 200:
+            return
+        value = json.loads(body)["plan"]
+        self.no_plan_told = value is None
+        if value is None:
+            return
+        plan = ServingPlan.parse(value, "the plan")
+        if self.plan is not None and plan.epoch <= self.plan.epoch:
+            return
+        for model in plan.models.values():
+            for planned in model.versions:
+                if planned.samples is not None and planned.samples.digest not in self.samples:
+                    status, data = await self._ask("GET", f"samples/{planned.samples.digest}")
+                    if status == 200:
+                        self.samples[planned.samples.digest] = data
+        self.plan = plan
+        self.epochs.append(plan.epoch)
+        committed = plan.models["m"].committed if "m" in plan.models else None
+        if not self.committed or self.committed[-1] != committed:
+            self.committed.append(committed)
+        await self._report()
+
+    async def _report(self) -> None:
+        self._sequence += 1
+        await self._ask("POST", "reports", json=self._content())
+
+    def _content(self) -> dict[str, Any]:
+        models: dict[str, Any] = {}
+        for name, model in (self.plan.models if self.plan else {}).items():
+            versions = [self._version(planned.version, planned.digest) for planned in model.versions]
+            serving = {str(planned.version): planned.weight for planned in model.versions if planned.weight}
+            models[name] = {"versions": versions, "serving": serving}
+        return {
+            "server": self.server,
+            "replica": self.name,
+            "instance": self._instance,
+            "sequence": self._sequence,
+            "plan": self.plan.to_dict() if self.plan else None,
+            "ready": self.plan is not None,
+            "models": models,
+        }
+
+    def _version(self, version: int, of: str) -> dict[str, Any]:
+        said = {"version": version, "digest": of, "contentDigest": digest(of)}
+        if version in self.failures:
+            failure = self.failures[version]
+            return {**said, "state": "Failed" if failure["reason"] != "NotFound" else "Waiting", "failure": failure}
+        return {**said, "state": "Loading" if version in self.holding_back else "Prepared"}
+
+
+class Stage:
+    """What a test plays with; all of it ends with the test."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.operators: list[Operator] = []
+        self.replicas: list[Replica] = []
+
+    def operator(self, *flags: str, script: Path | None = None, env: dict[str, str] | None = None) -> Operator:
+        self.operators.append(Operator(self.workspace, *flags, script=script, env=env))
+        return self.operators[-1]
+
+    def url(self) -> str | None:
+        """Of the operator that acts, or else any."""
+        urls = [each.url for each in self.operators if each.url and not each.said("lock.waiting")]
+        taken_over = [each.url for each in self.operators if each.url and each.said("lock.acquired")]
+        return next(reversed(taken_over or urls), None)
+
+    def replica(self, name: str = "r1", server: str = "cats") -> Replica:
+        self.replicas.append(Replica(name, self.url, lambda: self.workspace.token(server), server))
+        return self.replicas[-1]
+
+    def close(self) -> None:
+        for replica in self.replicas:
+            replica.stop()
+        for operator in self.operators:
+            operator.stop(signal.SIGKILL)
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    stage = Stage(Workspace(tmp_path))
+    try:
+        yield stage
+    finally:
+        stage.close()
+
+
+@pytest.fixture
+def workspace(stage: Stage) -> Workspace:
+    return stage.workspace
+
+
+@pytest.fixture
+def digest_of() -> Callable[[str], str]:
+    return digest
+
+
+@pytest.fixture
+def until() -> Callable[..., Any]:
+    return wait_until
