@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from importlib.metadata import version as installed_version
 from types import FrameType
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .commands import packing
+from .commands import deciding, packing, rollouts
 from .errors import UserError
 from .terminal import err, out
 
@@ -53,9 +54,14 @@ def _common(
         raise typer.Exit
 
 
-app.command(rich_help_panel="Models")(packing.pack)
-app.command(rich_help_panel="Models")(packing.adopt)
-app.command(rich_help_panel="Models")(packing.verify)
+_PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Models": (packing.pack, packing.adopt, packing.verify),
+    "Rollouts": (rollouts.get, rollouts.describe, rollouts.watch),
+    "Decisions": (deciding.approve, deciding.pause, deciding.resume, deciding.undo, deciding.clear),
+}
+for _panel, _commands in _PANELS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_panel)(_command)
 
 
 def main() -> None:

@@ -69,9 +69,10 @@ def run_program(name: str, request: dict[str, Any], progress: Progress, what: st
                         error = value
             code = process.wait()
         finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+            # It has a session of its own, and what it forked is in there, too.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         if error:
             raise UserError(f"{what}: {error}")
         if code != 0:

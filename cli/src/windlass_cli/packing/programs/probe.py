@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import importlib.metadata
 import os
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,11 +48,14 @@ class Loaded:
 def work(request: dict[str, Any], teller: Teller) -> dict[str, Any]:
     """Request: `folder`, `format`, `parity` (whether), `parityInputs` (a file), `image`, `warmupBatchSizes`, `measure`,
     `into` (folder for the samples), `rtol`, `atol`."""
+    tflite = request["format"] == ModelFormat.TFLITE.value
+    teller.step("importing " + ("LiteRT" if tflite else "TensorFlow"))
+    importlib.import_module("ai_edge_litert.interpreter" if tflite else "tensorflow")
+    # As in a replica: what the framework's import takes is shared by all versions, and isn't this one's memory.
+    _go_on_in_child()
+    teller.step("loading the model as a replica will")
     folder = Path(request["folder"])
-    if request["format"] == ModelFormat.TFLITE.value:
-        loaded = _tflite(folder / TFLITE_FILE, teller)
-    else:
-        loaded = _saved_model(folder, teller)
+    loaded = _tflite(folder / TFLITE_FILE) if tflite else _saved_model(folder)
     if not loaded.signatures:
         raise UserError(
             "the model has no signature to call; save it with one: model.export('folder'), or "
@@ -77,6 +83,19 @@ def work(request: dict[str, Any], teller: Teller) -> dict[str, Any]:
     return result
 
 
+def _go_on_in_child() -> None:
+    """Forks; the parent only waits, and ends as the child did."""
+    gc.collect()
+    gc.freeze()
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status):
+            signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+            os.kill(os.getpid(), os.WTERMSIG(status))
+        os._exit(os.waitstatus_to_exitcode(status))
+
+
 def private_memory() -> int | None:
     """Bytes that only this process holds, rounded up to a MiB; None where the system doesn't say."""
     path = Path("/proc/self/smaps_rollup")
@@ -87,13 +106,11 @@ def private_memory() -> int | None:
     return -(-kib * 1024 // _MEMORY_STEP) * _MEMORY_STEP
 
 
-def _saved_model(folder: Path, teller: Teller) -> Loaded:
-    teller.step("importing TensorFlow")
+def _saved_model(folder: Path) -> Loaded:
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    teller.step("loading the model as a replica will")
     methods = saved_model_methods((folder / "saved_model.pb").read_bytes())
     model = tf.saved_model.load(str(folder))
     signatures = saved_model_signatures(model, methods)
@@ -112,8 +129,7 @@ def _saved_model(folder: Path, teller: Teller) -> Loaded:
     return Loaded(signatures, call, (tf.errors.OpError, ValueError, TypeError), picture, producer)
 
 
-def _tflite(path: Path, teller: Teller) -> Loaded:
-    teller.step("loading the model as a replica will")
+def _tflite(path: Path) -> Loaded:
     from ai_edge_litert.interpreter import Interpreter
 
     try:

@@ -1,0 +1,1 @@
+"""Where the state of rollouts is read from, and decisions are written to."""
