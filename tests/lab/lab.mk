@@ -1,0 +1,26 @@
+# The container engine and the cluster, and the tests on them. Included by the Makefile.
+LAB_COMMAND := PYTHONPATH=tests/lab PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m windlass_lab
+
+.PHONY: lab
+lab:  ## a real Docker Engine and a kind cluster (WORKERS=2; LAB=system or LAB=built forces); says first what it installs
+	@$(LAB_COMMAND) up $(if $(WORKERS),--workers $(WORKERS))
+
+.PHONY: lab-down
+lab-down:  ## delete the lab's cluster and stop its engine; what was built stays
+	@$(LAB_COMMAND) down
+
+.PHONY: lab-status
+lab-status:  ## what of the lab stands
+	@$(LAB_COMMAND) status
+
+.PHONY: lab-env
+lab-env:  ## lines for a shell that make docker, kubectl and helm reach the lab: eval "$$(make -s lab-env)"
+	@$(LAB_COMMAND) env
+
+.PHONY: lab-versions
+lab-versions:  ## the versions that the lab uses, and which are behind
+	@$(LAB_COMMAND) versions
+
+.PHONY: e2e
+e2e: .venv/installed lab  ## the tests on the lab, which is brought up first
+	@PYTHONPATH=tests/lab $(BIN)/python -m pytest -m "lab and not soak" $(ARGS)

@@ -1,0 +1,265 @@
+"""The kind cluster: made, mended after a restart of the engine, and taken away. Never anybody else's."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from windlass_lab.commands import run, run_long, succeeds
+from windlass_lab.engine import ask
+from windlass_lab.errors import CommandFailed, LabError
+from windlass_lab.home import Home, State, deadline
+from windlass_lab.steps import Step
+from windlass_lab.versions import Versions
+
+DEFAULT_WORKERS = 2
+"""The tests need two: a Service across nodes, a volume seen from both, the loss of one."""
+
+READY = 180
+"""Seconds for all nodes and the cluster's own Deployments to become ready."""
+
+
+def name() -> str:
+    """The cluster's name: LAB_CLUSTER, or windlass."""
+    return os.environ.get("LAB_CLUSTER", "windlass")
+
+
+def configuration(home: Home, workers: int, *, built: bool, cgroup: str) -> dict[str, Any]:
+    """kind's configuration of the cluster. JSON is YAML, so it needs no library.
+
+    Every node has the lab's shared folder at /shared. Where the machine has cgroup v1 the kubelet is told to accept that, which it refuses
+    by itself since Kubernetes 1.35; nodes built here run a containerd that may not lower oom_score_adj below its own.
+    """
+    mounts = [{"hostPath": str(home.shared), "containerPath": "/shared"}]
+    kubelet = {"kind": "KubeletConfiguration", "failCgroupV1": False}
+    config: dict[str, Any] = {
+        "kind": "Cluster",
+        "apiVersion": "kind.x-k8s.io/v1alpha4",
+        "nodes": [{"role": role, "extraMounts": mounts} for role in ["control-plane", *["worker"] * workers]],
+    }
+    if cgroup == "1":
+        config["kubeadmConfigPatches"] = [json.dumps(kubelet)]
+    if built:
+        config["containerdConfigPatches"] = ['[plugins."io.containerd.grpc.v1.cri"]\n  restrict_oom_score_adj = true\n']
+    return config
+
+
+class Cluster:
+    """The cluster of this home, reached through the commands in `environment`."""
+
+    def __init__(self, home: Home, versions: Versions, state: State, environment: dict[str, str]) -> None:
+        self.home, self.versions, self.state, self.environment = home, versions, state, environment
+        self.name = name()
+
+    # --- looking ---------------------------------------------------------------------------------------------
+
+    def nodes(self) -> dict[str, str]:
+        """The containers of the nodes of the cluster of this name, ours or not: name to container id. Stopped ones too."""
+        listed = self._docker(
+            "ps",
+            "--all",
+            "--no-trunc",
+            "--filter",
+            f"label=io.x-k8s.kind.cluster={self.name}",
+            "--format",
+            "{{.Names}} {{.ID}}",
+        )
+        return dict(line.split(" ", 1) for line in listed.splitlines() if line)
+
+    def is_ours(self) -> bool:
+        """Whether the cluster of this name is the one that the lab made, to the container."""
+        nodes = self.nodes()
+        return bool(nodes) and nodes == self.state.nodes and self.state.cluster == self.name
+
+    def answers(self, timeout: float = 5) -> bool:
+        """Whether the API server is ready."""
+        return succeeds(
+            "kubectl",
+            "get",
+            "--raw",
+            "/readyz",
+            f"--request-timeout={timeout:g}s",
+            environment=self.environment,
+            timeout=timeout + 2,
+        )
+
+    def unready(self) -> list[str]:
+        """Nodes and Deployments of the cluster itself that aren't ready; empty when all is well. Raises `CommandFailed` when it can't tell."""
+        listed = json.loads(self._kubectl("get", "nodes", "--output=json"))["items"]
+        ready = {
+            node["metadata"]["name"]
+            for node in listed
+            if not node["spec"].get("unschedulable")
+            and any(c["type"] == "Ready" and c["status"] == "True" for c in node["status"]["conditions"])
+        }
+        lacking = [f"node {node}" for node in sorted(set(self.state.nodes) - ready)]
+        for deployment in json.loads(self._kubectl("get", "deployments", "--all-namespaces", "--output=json"))["items"]:
+            space = deployment["metadata"]["namespace"]
+            available = deployment["status"].get("availableReplicas", 0) >= deployment["spec"]["replicas"]
+            if space in {"kube-system", "local-path-storage"} and not available:
+                lacking.append(f"deployment {space}/{deployment['metadata']['name']}")
+        return lacking
+
+    def stands(self, workers: int | None) -> bool:
+        """Whether our cluster is there, of this size and of this node image, and well."""
+        if (
+            not self.is_ours()
+            or (workers is not None and workers != self.state.workers)
+            or not self._of_this_image()
+            or not self.answers()
+        ):
+            return False
+        try:
+            return not self.unready()
+        except CommandFailed:
+            return False
+
+    def _of_this_image(self) -> bool:
+        node = next(iter(self.state.nodes))
+        used = self._docker("inspect", "--format", "{{.Image}}", node).strip()
+        return used == self._docker("image", "inspect", "--format", "{{.Id}}", self.versions.node).strip()
+
+    # --- acting ----------------------------------------------------------------------------------------------
+
+    def step(self, workers: int | None) -> Step:
+        """The cluster stands, of the size asked for (None: of any size)."""
+        count = (
+            self.state.workers
+            if workers is None and self.state.nodes
+            else (DEFAULT_WORKERS if workers is None else workers)
+        )
+        return Step(
+            f"kind cluster {self.name}, {count} workers",
+            lambda: self.stands(workers),
+            lambda: self._make(workers, count),
+        )
+
+    def _make(self, workers: int | None, count: int) -> None:
+        if self.nodes():
+            if not self.is_ours() and not self._half_made():
+                raise LabError(
+                    f"there is a kind cluster {self.name!r} that this lab didn't make; choose another name with LAB_CLUSTER, "
+                    f"or delete it yourself: kind delete cluster --name {self.name}"
+                )
+            if (
+                self.is_ours()
+                and (workers is None or workers == self.state.workers)
+                and self._of_this_image()
+                and self._mend()
+            ):
+                return
+            self.delete()
+        self._create(count)
+
+    def _half_made(self) -> bool:
+        """Whether a creation of ours was interrupted: it is noted before it begins and cleared when it is through."""
+        return (self.home.path / "creating").is_file() and (self.home.path / "creating").read_text(
+            encoding="utf-8"
+        ) == self.name
+
+    def _mend(self) -> bool:
+        """Starts nodes that are stopped, makes cordoned ones schedulable, and waits. False when that doesn't help."""
+        stopped = [
+            node
+            for node in self.state.nodes
+            if self._docker("inspect", "--format", "{{.State.Running}}", node).strip() != "true"
+        ]
+        if stopped:
+            self._docker("start", *stopped)
+        until = deadline(READY)
+        while time.monotonic() < until:
+            if self.answers():
+                for node in self.state.nodes:
+                    succeeds("kubectl", "uncordon", node, environment=self.environment)
+                if self.stands(None):
+                    return True
+            time.sleep(1)
+        return False
+
+    def _create(self, workers: int) -> None:
+        engine = ask(self.environment)
+        if engine is None:
+            raise LabError("no Docker Engine answers; run `make lab`")
+        self.home.shared.mkdir(parents=True, exist_ok=True)
+        config = self.home.path / "kind.json"
+        config.write_text(
+            json.dumps(
+                configuration(self.home, workers, built=self.state.mode == "built", cgroup=engine.cgroup), indent=1
+            ),
+            encoding="utf-8",
+        )
+        (self.home.path / "creating").write_text(self.name, encoding="utf-8")
+        run_long(
+            "kind",
+            "create",
+            "cluster",
+            "--name",
+            self.name,
+            "--image",
+            self.versions.node,
+            "--config",
+            config,
+            "--kubeconfig",
+            self.home.kubeconfig,
+            "--retain",
+            log=self.home.logs / "kind.log",
+            environment=self.environment,
+        )
+        self.state.cluster, self.state.workers, self.state.nodes = self.name, workers, self.nodes()
+        self.state.write(self.home)
+        (self.home.path / "creating").unlink()
+        self.wait()
+
+    def wait(self) -> None:
+        """Waits until nodes and the cluster's own Deployments are ready. Raises `LabError` naming those that aren't."""
+        until = deadline(READY)
+        lacking = ["everything"]
+        while time.monotonic() < until:
+            try:
+                lacking = self.unready()
+            except CommandFailed as error:
+                lacking = [str(error)]
+            if not lacking:
+                return
+            time.sleep(0.5)
+        raise LabError(
+            f'not ready within {READY} s: {", ".join(lacking)}; look with `kubectl get pods -A` (`eval "$(make -s lab-env)"` sets it up)'
+        )
+
+    def delete(self) -> None:
+        """Deletes the cluster of this name. Raises `LabError` when it isn't ours."""
+        if self.nodes() and not self.is_ours() and not self._half_made() and self.state.mode != "built":
+            raise LabError(
+                f"the kind cluster {self.name!r} isn't the one this lab made, so it stays; delete it yourself if you mean it"
+            )
+        run(
+            "kind",
+            "delete",
+            "cluster",
+            "--name",
+            self.name,
+            "--kubeconfig",
+            self.home.kubeconfig,
+            environment=self.environment,
+            timeout=120,
+        )
+        self.state.cluster, self.state.workers, self.state.nodes = "", 0, {}
+        self.state.write(self.home)
+        (self.home.path / "creating").unlink(missing_ok=True)
+
+    def _docker(self, *arguments: str) -> str:
+        return run("docker", *arguments, environment=self.environment, timeout=60)
+
+    def _kubectl(self, *arguments: str) -> str:
+        return run("kubectl", *arguments, "--request-timeout=5s", environment=self.environment, timeout=15)
+
+
+def shared_folder(home: Home, name: str) -> Path:
+    """A folder below the nodes' /shared, writable by every user of a Pod."""
+    folder = home.shared / name
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o777)
+    return folder

@@ -1,0 +1,195 @@
+"""The Docker Engine: the lab's own, started and stopped here, or the machine's, looked at."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from windlass_lab.commands import run
+from windlass_lab.errors import CommandFailed, LabError
+from windlass_lab.home import SOCKET, Home, State, deadline
+from windlass_lab.steps import Step
+
+LABEL = "dev.windlass.lab"
+"""The engine's label that says whose it is: LABEL=<the lab's folder>."""
+
+START = 90
+"""Seconds for dockerd to answer; after a kill it first ends what was left running."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A Docker Engine that answers."""
+
+    id: str
+    name: str
+    version: str
+    labels: tuple[str, ...]
+    cgroup: str
+    root: str
+    swarm: str
+
+    def is_of(self, home: Home) -> bool:
+        """Whether the lab of this folder started it."""
+        return f"{LABEL}={home.path}" in self.labels
+
+
+def ask(environment: dict[str, str]) -> Engine | None:
+    """The engine that a docker client in this environment reaches; None when none answers or there is no client."""
+    try:
+        answer = json.loads(run("docker", "info", "--format", "{{json .}}", environment=environment, timeout=20))
+    except (LabError, json.JSONDecodeError):
+        return None
+    if not answer.get("ID"):
+        return None
+    return Engine(
+        id=answer["ID"],
+        name=answer["Name"],
+        version=answer["ServerVersion"],
+        labels=tuple(answer.get("Labels") or ()),
+        cgroup=answer.get("CgroupVersion", ""),
+        root=answer.get("DockerRootDir", ""),
+        swarm=(answer.get("Swarm") or {}).get("LocalNodeState", "inactive"),
+    )
+
+
+def own(home: Home) -> Engine | None:
+    """The lab's own engine, if it answers. Raises `LabError` when somebody else's sits at its socket."""
+    found = ask(home.environment("built"))
+    if found and not found.is_of(home):
+        raise LabError(
+            f"at {SOCKET} answers the Docker Engine {found.name!r} (data in {found.root}), which this lab didn't start; "
+            f"stop it, or use it with LAB=system, or give the LAB_HOME that it belongs to (this one is {home.path})"
+        )
+    return found
+
+
+def daemon_arguments(home: Home) -> list[str]:
+    """How the lab starts dockerd: Docker's usual socket, everything else below its own folder."""
+    return [
+        str(home.libexec / "dockerd"),
+        "--host",
+        SOCKET,
+        "--data-root",
+        str(home.engine_data),
+        "--config-file",
+        str(home.path / "daemon.json"),
+        "--pidfile",
+        str(home.path / "dockerd.pid"),
+        "--label",
+        f"{LABEL}={home.path}",
+        "--userland-proxy-path",
+        str(home.libexec / "docker-proxy"),
+    ]
+
+
+def start(home: Home) -> None:
+    """Starts dockerd, detached, and waits until it answers. Raises `LabError` with its log's end."""
+    if os.geteuid() != 0:
+        raise LabError(
+            "starting the Docker Engine needs root; run `make lab` as root, or install Docker and use LAB=system"
+        )
+    (home.path / "daemon.json").write_text("{}", encoding="utf-8")
+    log = home.logs / "dockerd.log"
+    until = deadline(START)
+    attempts = 0
+    while True:
+        attempts += 1
+        with log.open("ab") as out:
+            daemon = subprocess.Popen(
+                daemon_arguments(home),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                env=os.environ | {"PATH": f"{home.libexec}:{os.environ.get('PATH', os.defpath)}"},
+            )
+        while daemon.poll() is None and time.monotonic() < until:
+            if own(home):
+                return
+            time.sleep(0.3)
+        if attempts == 3 or time.monotonic() > until:  # noqa: PLR2004
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+            raise LabError(f"dockerd doesn't answer, or ended (code {daemon.poll()}); its log {log} ends:\n{tail}")
+        time.sleep(2)  # right after a kill the old daemon's mounts and containerd may linger for a moment
+
+
+def _processes_of(home: Home) -> dict[int, str]:
+    """Processes whose program lies below the lab's libexec: dockerd, containerd and their shims, by process id."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            program = (entry / "exe").readlink()
+        except OSError:
+            continue  # ended in between, a kernel thread, or not ours to see
+        name = str(program).removesuffix(" (deleted)")
+        if Path(name).parent == home.libexec:
+            found[int(entry.name)] = Path(name).name
+    return found
+
+
+def daemon(home: Home) -> int | None:
+    """The process id of this lab's dockerd."""
+    return next((pid for pid, name in _processes_of(home).items() if name == "dockerd"), None)
+
+
+def stop(home: Home, patience: float = 60) -> bool:
+    """Stops the lab's dockerd with all its containers. Returns whether one was running."""
+    pid = daemon(home)
+    if pid is None:
+        return False
+    os.kill(pid, signal.SIGTERM)
+    until = deadline(patience)
+    while time.monotonic() < until:
+        if daemon(home) is None:
+            return True
+        time.sleep(0.2)
+    raise LabError(
+        f"dockerd (process {pid}) doesn't end within {patience:g} s after SIGTERM; see {home.logs / 'dockerd.log'}"
+    )
+
+
+def step(home: Home, state: State) -> Step:
+    """Starts the lab's engine unless it answers, and remembers its id."""
+
+    def done() -> bool:
+        found = own(home)
+        return found is not None and found.id == state.engine_id
+
+    def act() -> None:
+        if own(home) is None:
+            start(home)
+        found = own(home)
+        if found is None:
+            raise LabError("the engine answered and then stopped answering; see dockerd's log")
+        state.engine_id, state.engine_name = found.id, found.name
+
+    return Step("Docker Engine", done, act)
+
+
+def image_labels(images: list[str], environment: dict[str, str]) -> dict[str, dict[str, str]]:
+    """The labels of those of the images that are there."""
+    found = {}
+    for image in images:
+        try:
+            text = run(
+                "docker",
+                "image",
+                "inspect",
+                "--format",
+                "{{json .Config.Labels}}",
+                image,
+                environment=environment,
+                timeout=30,
+            )
+        except CommandFailed:
+            continue
+        found[image] = json.loads(text) or {}
+    return found

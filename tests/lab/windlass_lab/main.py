@@ -1,0 +1,249 @@
+"""Up, down, status, versions, env."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from windlass_lab import engine, images, packages, tools
+from windlass_lab.behind import report as versions_report
+from windlass_lab.choice import Choice, choose
+from windlass_lab.cluster import DEFAULT_WORKERS, Cluster
+from windlass_lab.errors import CommandFailed, LabError
+from windlass_lab.home import SOCKET, Home, Mode, State, duration
+from windlass_lab.node_image import NodeImage
+from windlass_lab.steps import Step, table, take
+from windlass_lab.versions import Versions, load
+
+
+def say(text: str) -> None:
+    """A line for people, on standard error: standard output is for what scripts read."""
+    sys.stderr.write(text + "\n")
+
+
+class Lab:
+    """One lab: its folder, its versions, and what stands."""
+
+    def __init__(self) -> None:
+        self.home = Home.of_environment()
+        self.versions: Versions = load()
+        self.state = State.read(self.home)
+
+    @property
+    def mode(self) -> Mode:
+        """What stands; built until something does."""
+        return self.state.mode or "built"
+
+    def cluster(self) -> Cluster:
+        """The lab's cluster, reached through its own commands."""
+        return Cluster(self.home, self.versions, self.state, self.environment())
+
+    def environment(self) -> dict[str, str]:
+        """What a command needs to reach the lab."""
+        return self.home.environment(self.mode)
+
+    # --- up --------------------------------------------------------------------------------------------------
+
+    def up(self, workers: int | None, *, dry: bool) -> None:
+        """Brings everything up; `dry` only says what it would do."""
+        choice = choose(self.home, self.versions, self.state)
+        say(f"lab: {choice.mode} ({choice.why}); folder {self.home.path}")
+        mode_before, self.state.mode = self.state.mode, choice.mode
+        os.environ.update(self.environment())
+        steps = self._steps(choice, workers)
+        self._announce(choice, workers, new=mode_before is None)
+        if dry:
+            return
+        self.home.make()
+        self.state.write(self.home)
+        before = dict(self.state.seconds)
+        took = take(steps, self.home, self.state)
+        fresh = {name: seconds for name, seconds in self.state.seconds.items() if before.get(name) != seconds}
+        if len(fresh) > 1:
+            say("\nwhat took how long:\n" + table(fresh))
+        say(f'the lab stands ({duration(took)}). For your shell:  eval "$(make -s lab-env)"')
+
+    def _steps(self, choice: Choice, workers: int | None) -> list[Step]:
+        if choice.mode == "system":
+            found = engine.ask(self.environment())
+            if found is None:
+                raise LabError(
+                    "no Docker Engine answers any more; start it, or run `make lab-down` and then `make lab LAB=built`"
+                )
+            if self.state.engine_id not in ("", found.id):
+                raise LabError(
+                    f"the lab stands on another Docker Engine ({self.state.engine_name!r}) than the one that answers ({found.name!r}); "
+                    "switch your docker context back, or run `make lab-down` there first"
+                )
+            self.state.engine_id, self.state.engine_name = found.id, found.name
+            pulled = images.pull([self.versions.python, self.versions.node], self.environment(), self.home)
+            return [*pulled, self.cluster().step(workers)]
+        go = tools.Go(self.home, self.versions)
+        node = NodeImage(self.home, self.versions, go)
+        families = tools.families(self.versions)
+        return [
+            packages.step(self.home, go.command() is not None),
+            Step("Go", lambda: go.command() is not None, go.fetch),
+            *(tools.step(family, self.home, go) for family in families),
+            engine.step(self.home, self.state),
+            *images.steps(self.home, self.versions),
+            node.step(),
+            self.cluster().step(workers),
+        ]
+
+    def _announce(self, choice: Choice, workers: int | None, *, new: bool) -> None:
+        """What is about to happen to the machine, before it happens."""
+        if choice.mode == "system":
+            say(
+                f"  uses the Docker Engine {self.state.engine_name!r} and the docker, kind, kubectl and helm on the PATH"
+            )
+            if new:
+                say(f"  will pull {self.versions.python} and {self.versions.node} and create a kind cluster")
+            return
+        go = tools.Go(self.home, self.versions)
+        lacking = packages.missing(go.command() is not None)
+        if lacking:
+            say(f"  will install Debian packages: {' '.join(lacking)}")
+        to_build = [
+            family.title for family in tools.families(self.versions) if not tools.step(family, self.home, go).done()
+        ]
+        if to_build:
+            say(f"  will build from Go modules into {self.home.path}: {', '.join(to_build)}")
+            say("  (about 20 minutes on two cores the first time, some 6 GB with Go's caches)")
+        if engine.daemon(self.home) is None:
+            say(
+                f"  will start a Docker Engine at {SOCKET} (data in {self.home.engine_data}; its networks and firewall rules are Docker's usual ones)"
+            )
+        if not self.state.nodes:
+            say(f"  will create a kind cluster with {DEFAULT_WORKERS if workers is None else workers} workers")
+
+    # --- down, status ----------------------------------------------------------------------------------------
+
+    def down(self) -> None:
+        """Takes the cluster away and stops the lab's engine. What was built and pulled stays; removing the folder removes it."""
+        if self.state.mode is None:
+            say("no lab stands here")
+            return
+        os.environ.update(self.environment())
+        if self.mode == "built" and engine.own(self.home) is None and engine.daemon(self.home) is None:
+            say("the engine isn't running; starting it once to take its containers down with it")
+            engine.start(self.home)
+        cluster = self.cluster()
+        if cluster.nodes():
+            cluster.delete()
+            say(f"kind cluster {cluster.name} deleted")
+        if self.mode == "built" and engine.stop(self.home):
+            say("Docker Engine stopped")
+        self.state.mode = None
+        self.state.engine_id = self.state.engine_name = ""
+        self.state.write(self.home)
+        say(f"down. What was built stays in {self.home.path}; remove that folder to be rid of it")
+
+    def status(self) -> bool:
+        """Says what stands. Returns whether all of it does."""
+        if self.state.mode is None:
+            say(f"no lab stands (folder {self.home.path}); `make lab` starts one")
+            return False
+        os.environ.update(self.environment())
+        found = engine.ask(self.environment())
+        engine_well = found is not None and found.id == self.state.engine_id
+        say(f"lab: {self.mode}; folder {self.home.path}")
+        say(
+            f"  engine:  {f'Docker Engine {found.version}, {found.name!r}' if found else 'none answers'}{'' if engine_well or not found else ' (not the lab’s)'}"
+        )
+        if not engine_well:
+            return False
+        cluster = self.cluster()
+        if not cluster.is_ours():
+            say(f"  cluster: no {cluster.name!r} of this lab")
+            return False
+        if not cluster.answers():
+            say(f"  cluster: {cluster.name} with {self.state.workers} workers; its API server doesn't answer")
+            return False
+        lacking = cluster.unready()
+        say(
+            f"  cluster: {cluster.name}, Kubernetes {self.versions.kubernetes}, {self.state.workers} workers: {'not ready: ' + ', '.join(lacking) if lacking else 'ready'}"
+        )
+        return not lacking
+
+    def print_environment(self) -> None:
+        """Lines for a shell to evaluate."""
+        for name, value in self.environment().items():
+            text = f"{shlex.quote(str(self.home.bin))}:$PATH" if name == "PATH" else shlex.quote(value)
+            sys.stdout.write(f"export {name}={text}\n")
+
+
+@contextmanager
+def alone(home: Home) -> Iterator[None]:
+    """Lets one `up` or `down` work on a lab at a time. Raises `LabError` when another does."""
+    home.path.mkdir(parents=True, exist_ok=True)
+    with (home.path / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LabError(f"another `make lab` or `make lab-down` is at work on {home.path}; wait for it") from error
+        os.set_inheritable(lock.fileno(), False)
+        yield
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command. Returns the exit code: 1 when it couldn't, or when `status` finds the lab not well; 130 when interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="windlass_lab", description="A real Docker Engine and a real kind cluster for Windlass' tests."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    up = commands.add_parser("up", help="bring it up; what is done is skipped, what was interrupted goes on")
+    up.add_argument(
+        "--workers",
+        type=int,
+        choices=range(6),
+        help=f"nodes beside the control plane (default: as it stands, else {DEFAULT_WORKERS})",
+    )
+    up.add_argument("--dry-run", action="store_true", help="only say what it would do")
+    commands.add_parser("down", help="delete the cluster, stop the lab's engine; what was built stays")
+    commands.add_parser("status", help="what stands; exit code 0 when all does")
+    commands.add_parser("versions", help="the versions, and what is behind")
+    commands.add_parser("env", help='lines for a shell: eval "$(… env)"')
+    parsed = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupted)
+    began = time.monotonic()
+    try:
+        return _carry_out(parsed)
+    except CommandFailed as error:
+        say(f"lab: {error}")
+        return 1
+    except LabError as error:
+        say(f"lab: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say(f"lab: interrupted after {duration(time.monotonic() - began)}; run it again and it goes on where it was")
+        return 130
+
+
+def _carry_out(parsed: argparse.Namespace) -> int:
+    lab = Lab()
+    match parsed.command:
+        case "up":
+            with alone(lab.home):
+                Lab().up(parsed.workers, dry=parsed.dry_run)
+        case "down":
+            with alone(lab.home):
+                Lab().down()
+        case "status":
+            return 0 if lab.status() else 1
+        case "versions":
+            sys.stdout.write(versions_report(lab.home, lab.versions))
+        case "env":
+            lab.print_environment()
+    return 0
