@@ -89,6 +89,8 @@ class Facts:
     stuck: tuple[str, ...] = ()
     """Workers that take requests and don't answer, each in a sentence."""
     database: Database = "disabled"
+    database_problem: str = ""
+    """Why the database is unavailable, in a sentence."""
     notes: tuple[str, ...] = ()
     """What else is amiss, each in a sentence with its remedy."""
     epoch: int | None = None
@@ -154,10 +156,12 @@ def _status(facts: Facts) -> tuple[Literal["ok", "starting", "degraded", "unavai
         if _content_with_nothing(facts):
             return ("degraded" if ailing else "ok"), ailing
         return "starting", [*why_not, *ailing]
-    if any(model.gets_traffic for model in facts.models.values()):
-        for name, model in sorted(facts.models.items()):
-            if model.gets_traffic and not model.answers:
-                ailing += _missing(name, model) or [f"model {name} has no living version"]
+    for name, model in sorted(facts.models.items()):
+        if model.gets_traffic and not model.answers:
+            ailing += _missing(name, model) or [f"model {name} has no living version"]
+        elif model.gets_traffic:
+            # Another version answers for it meanwhile; one that is just being loaded is nothing to speak of.
+            ailing += _missing(name, model, only_failing=True)
     return ("degraded" if ailing else "ok"), ailing
 
 
@@ -171,16 +175,16 @@ def _content_with_nothing(facts: Facts) -> bool:
 def _ailing(facts: Facts) -> list[str]:
     reasons = list(facts.notes)
     if facts.database == "unavailable":
-        reasons.append("the prediction log's database is away; predictions are kept on disk until it is back")
+        reasons.append(facts.database_problem or "the prediction log's database is away")
     return reasons
 
 
-def _missing(name: str, model: ModelFacts) -> list[str]:
+def _missing(name: str, model: ModelFacts, *, only_failing: bool = False) -> list[str]:
     return [
         f"version {version.version} of model {name} is {version.state}"
         + (f": {version.message}" * bool(version.message))
         for version in model.versions
-        if version.gets_traffic and version.state is not VersionState.PREPARED
+        if version.gets_traffic and version.state is not VersionState.PREPARED and (version.message or not only_failing)
     ]
 
 

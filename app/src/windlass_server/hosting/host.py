@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 
 from windlass_contract.failures import Failure, Gate, Reason
-from windlass_contract.plan import ServingPlan
+from windlass_contract.plan import PlannedVersion, ServingPlan
 from windlass_contract.report import ModelReport, ServingReport, VersionReport, VersionState
 from windlass_contract.samples import AcceptanceSamples
 from windlass_server.errors import Code, ServingError
@@ -36,9 +36,6 @@ FetchSamples = Callable[[str], Awaitable[AcceptanceSamples]]
 
 RETRY_FIRST_SECONDS = 1.0
 RETRY_LAST_SECONDS = 30.0
-SILENT_SECONDS = 60.0
-SILENT_REQUESTS = 3
-"""A worker that answered none of so many requests for so long is stuck."""
 
 
 class SamplesUnavailable(Exception):  # noqa: N818 - named as the reason in reports is
@@ -73,7 +70,7 @@ class Host:
         """`identity`: server, replica and instance. `on_change` is called after each change of plan, state or routes,
         and must not call back into the host's `apply`."""
         self.server, self.replica, self.instance = identity
-        self._settings = settings
+        self.settings = settings
         self._make_resident = make_resident
         self._fetch_samples = fetch_samples
         self.on_change = on_change
@@ -81,7 +78,7 @@ class Host:
         self._table: RoutingTable[Slot] = RoutingTable()
         self._slots: dict[Key, Slot] = {}
         self.meters: dict[Key, Meter] = {}
-        """Of every version held since the start; kept when it is unloaded, so that counters never fall back."""
+        """Of versions held since the start; kept for a while when one is unloaded, so that counters don't fall back."""
         self._leases: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -155,7 +152,7 @@ class Host:
         for key, planned in keys_of(plan).items():
             slot = self._slots.get(key)
             if slot is None:
-                self._slots[key] = Slot(key, planned, self.meters.setdefault(key, Meter()))
+                self._slots[key] = self._new_slot(key, planned)
             else:
                 slot.planned = planned
         for slot in self._slots.values():
@@ -199,51 +196,57 @@ class Host:
         try:
             if slot.resident is None:
                 slot.resident = self._make_resident(await self._order(slot), self._changed)
+                slot.failure, slot.attempts = None, 0
             await slot.resident.prepare()
         except SamplesUnavailable as error:
-            slot.failure = Failure(gate=Gate.ACCEPTANCE, reason=Reason.SAMPLES_UNAVAILABLE, message=str(error)[:2000])
+            self._try_later(slot, Gate.ACCEPTANCE, Reason.SAMPLES_UNAVAILABLE, str(error))
         except Exception as error:
             # A fault of this program, not of the version: reported, tried again, and others get their turn.
             log.exception("preparing broke", version=str(slot.key))
-            slot.failure = Failure(
-                gate=Gate.LOAD,
-                reason=Reason.RUNTIME_UNAVAILABLE,
-                message=f"this replica couldn't prepare it: {type(error).__name__}: {error}"[:2000],
-            )
+            message = f"this replica couldn't prepare it: {type(error).__name__}: {error}"
+            self._try_later(slot, Gate.LOAD, Reason.RUNTIME_UNAVAILABLE, message)
         if slot.phase is not Phase.PREPARING:
             return
+        about = {"model": slot.key.model, "version": slot.key.version}
         match slot.state:
             case VersionState.PREPARED:
-                slot.phase, slot.attempts = Phase.RESIDENT, 0
-                log.info("version prepared", model=slot.key.model, version=slot.key.version)
+                slot.phase = Phase.RESIDENT
+                log.info("version prepared", **about)
             case VersionState.FAILED:
                 slot.phase = Phase.FAILED
-                log.error("version failed", model=slot.key.model, version=slot.key.version, reason=slot.message)
+                log.error("version failed", reason=slot.message, **about)
             case _:
-                delay = min(RETRY_FIRST_SECONDS * 2.0**slot.attempts, RETRY_LAST_SECONDS)
-                slot.phase, slot.attempts = Phase.IDLE, slot.attempts + 1
-                slot.retry_at = asyncio.get_running_loop().time() + delay
-                self._later(f"retry {slot.key}", delay)
-                log.warning(
-                    "version waits",
-                    model=slot.key.model,
-                    version=slot.key.version,
-                    reason=slot.message,
-                    retry_seconds=delay,
-                )
+                slot.phase = Phase.IDLE
+                log.warning("version waits", reason=slot.message, **about)
         self._changed()
+
+    def _try_later(self, slot: Slot, gate: Gate, reason: Reason, message: str) -> None:
+        delay = min(RETRY_FIRST_SECONDS * 2.0**slot.attempts, RETRY_LAST_SECONDS)
+        slot.attempts += 1
+        slot.retry_at = asyncio.get_running_loop().time() + delay
+        slot.failure = Failure(gate=gate, reason=reason, message=message[:2000])
+        self._later(f"retry {slot.key}", delay)
 
     async def _order(self, slot: Slot) -> Order:
         reference = slot.planned.samples
         samples = await self._fetch_samples(reference.digest) if reference is not None else None
-        path = self._settings.models / (slot.planned.path or f"{slot.key.model}/{slot.key.version}")
+        path = self.settings.models / (slot.planned.path or f"{slot.key.model}/{slot.key.version}")
         return Order(slot.key, path, samples, reference.min_score if reference is not None else WHOLE)
+
+    def _new_slot(self, key: Key, planned: PlannedVersion) -> Slot:
+        meter = self.meters.setdefault(key, Meter())
+        meter.unheld_since = None
+        return Slot(key, planned, meter)
+
+    def _forget(self, slot: Slot) -> None:
+        del self._slots[slot.key]
+        slot.meter.unheld_since = asyncio.get_running_loop().time()
 
     def _begin_unload(self, slot: Slot) -> None:
         preparing = slot.task if slot.phase is Phase.PREPARING else None
         slot.phase = Phase.UNLOADING
         if slot.resident is None and preparing is None:
-            del self._slots[slot.key]
+            self._forget(slot)
             asyncio.get_running_loop().call_soon(self._changed)
             return
         self._spawn(self._unload(slot, preparing))
@@ -255,13 +258,13 @@ class Host:
             await asyncio.wait([preparing])
         try:
             # A request can't outlast its deadline; the second covers one that is just being answered.
-            async with asyncio.timeout(self._settings.request_deadline + 1):
+            async with asyncio.timeout(self.settings.request_deadline + 1):
                 await slot.idle.wait()
         except TimeoutError:
             log.warning("requests were still open at unload", version=str(slot.key), open=slot.waiting)
         if slot.resident is not None:
             await slot.resident.unload()
-        del self._slots[slot.key]
+        self._forget(slot)
         log.info("version unloaded", model=slot.key.model, version=slot.key.version)
         self._changed()
 
@@ -321,9 +324,9 @@ class Host:
         held = table.choose(model, version=version, label=label, point=random.randrange(WHOLE))  # noqa: S311
         slot = held.target
         waiting, bound = (
-            (slot.waiting_explicit, self._settings.explicit_queue_length)
+            (slot.waiting_explicit, self.settings.explicit_queue_length)
             if explicit
-            else (slot.waiting, self._settings.queue_length)
+            else (slot.waiting, self.settings.queue_length)
         )
         if waiting >= bound:
             slot.meter.refuse(Code.RESOURCE_EXHAUSTED)
@@ -344,7 +347,7 @@ class Host:
             manifest=resident.manifest,
             signatures=resident.signatures,
             place=Place(slot, explicit),
-            deadline=asyncio.get_running_loop().time() + self._settings.request_deadline,
+            deadline=asyncio.get_running_loop().time() + self.settings.request_deadline,
         )
 
     async def infer(
@@ -366,12 +369,10 @@ class Host:
             answer = await resident.infer(signature, inputs, outputs, timeout=ticket.deadline - started)
         except ServingError as error:
             slot.meter.count(error.code, loop.time() - started, explicit=ticket.explicit)
-            slot.heard(error.code, loop.time())
             raise
         finally:
             ticket.place.give_back()
         slot.meter.count(None, loop.time() - started, explicit=ticket.explicit)
-        slot.heard(None, loop.time())
         return answer
 
     def release(self, admission: Admission) -> None:
@@ -380,22 +381,23 @@ class Host:
 
     # --- what is told of it ---
 
+    def forget_meters(self, before: float) -> None:
+        """Drops what was counted for versions that are not held since `before`, on the event loop's clock."""
+        for key, meter in list(self.meters.items()):
+            if meter.unheld_since is not None and meter.unheld_since < before:
+                del self.meters[key]
+
     def stuck(self) -> tuple[str, ...]:
-        """Workers that take requests and answer none, each in a sentence."""
-        now = asyncio.get_running_loop().time()
+        """Workers that have a request and don't answer it, each in a sentence."""
         return tuple(
-            f"the worker of version {slot.key.version} of model {slot.key.model} answers nothing since "
-            f"{now - slot.silent_since:.0f} s"
+            f"the worker of version {slot.key.version} of model {slot.key.model} doesn't answer"
             for slot in self._slots.values()
-            if slot.silent_since is not None
-            and slot.timeouts >= SILENT_REQUESTS
-            and now - slot.silent_since >= SILENT_SECONDS
+            if slot.resident is not None and slot.resident.stuck
         )
 
     def report(self, *, ready: bool, draining: bool, plan_conflict: bool) -> ServingReport:
         """What is true now; each has a higher sequence than the one before."""
         self._sequence += 1
-        names = sorted(set(self.models()) | {key.model for key in self._slots})
         return ServingReport(
             server=self.server,
             replica=self.replica,
@@ -405,8 +407,13 @@ class Host:
             plan_conflict=plan_conflict,
             ready=ready,
             draining=draining,
-            models={name: self._model_report(name) for name in names},
+            models=self.model_reports(),
         )
+
+    def model_reports(self) -> dict[str, ModelReport]:
+        """Every model that is planned or held."""
+        names = sorted(set(self.models()) | {key.model for key in self._slots})
+        return {name: self._model_report(name) for name in names}
 
     def _model_report(self, name: str) -> ModelReport:
         routes = self._table.models.get(name, ModelRoutes())

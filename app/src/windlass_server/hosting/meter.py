@@ -29,6 +29,8 @@ class Meter:
         """Latencies by upper end in `BUCKETS_SECONDS`, not summed up."""
         self.seconds = 0.0
         """Sum of all latencies."""
+        self.unheld_since: float | None = None
+        """On the event loop's clock; None while the version is held."""
         self._evidence: Counter[int] = Counter()
         self._requests = 0
         self._errors = 0

@@ -13,7 +13,6 @@ from windlass_contract.manifest import Manifest, Signature
 from windlass_contract.plan import PlannedVersion
 from windlass_contract.report import VersionReport, VersionState
 from windlass_contract.samples import AcceptanceSamples
-from windlass_server.errors import Code
 from windlass_server.hosting.hosting import Admission
 from windlass_server.hosting.meter import Meter
 from windlass_server.hosting.order import Key, Phase, View
@@ -34,6 +33,10 @@ class HeldResident(Protocol):
     def digest(self) -> str | None: ...
     @property
     def signatures(self) -> Mapping[str, Signature]: ...
+    @property
+    def retry_due(self) -> bool: ...
+    @property
+    def stuck(self) -> bool: ...
     def report(self) -> VersionReport: ...
     async def prepare(self) -> None: ...
     async def infer(
@@ -73,19 +76,15 @@ class Slot:
     """Why there is no resident yet."""
     was_prepared: bool = False
     attempts: int = 0
-    """In vain, since it was last prepared."""
+    """To get as far as having a resident, in vain."""
     retry_at: float = 0.0
-    """On the event loop's clock."""
+    """When the next one is due, on the event loop's clock. A resident says itself when it can be tried again."""
     waiting: int = 0
     """Requests admitted by weight and not answered yet."""
     waiting_explicit: int = 0
     """Requests that named it and are not answered yet."""
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     """No request is in it."""
-    silent_since: float | None = None
-    """When it first kept a request beyond its deadline without having answered any since."""
-    timeouts: int = 0
-    """Such requests."""
 
     def __post_init__(self) -> None:
         self.idle.set()
@@ -127,22 +126,14 @@ class Slot:
         if not self.waiting and not self.waiting_explicit:
             self.idle.set()
 
-    def heard(self, code: Code | None, now: float) -> None:
-        """A request ended: in time, or beyond its deadline."""
-        if code is not Code.DEADLINE_EXCEEDED:
-            self.silent_since, self.timeouts = None, 0
-            return
-        self.timeouts += 1
-        if self.silent_since is None:
-            self.silent_since = now
-
     def held(self) -> Held[Slot]:
         """As the router sees it."""
         return Held(self.key.version, self.key.digest, self.prepared, self.was_prepared, self)
 
     def view(self, *, routed: bool, now: float) -> View:
         """As the order of actions sees it."""
-        return View(self.key, self.phase, routed, self.samples, due=self.retry_at <= now)
+        due = self.retry_at <= now and (self.resident is None or self.resident.retry_due)
+        return View(self.key, self.phase, routed, self.samples, due=due)
 
     def report(self) -> VersionReport:
         """What the operator is told of it."""

@@ -1,0 +1,93 @@
+"""`windlass-server`'s flags, made from the settings."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from windlass_server.settings import ENV_PREFIX, Settings
+
+_PROGRAM = "windlass-server"
+
+
+class _Help(argparse.HelpFormatter):
+    """Wide enough for names, narrow enough to be read."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=110)
+
+
+def parse(arguments: Sequence[str]) -> Settings:
+    """The settings by flags and environment. Leaves with a message and code 2 when they are wrong, 0 for `--help`."""
+    parser = argparse.ArgumentParser(
+        prog=_PROGRAM,
+        description="Runs one replica: serves the models in a folder, as the operator's plan says; without --operator "
+        "and --plan-file the highest complete version of each model, as TensorFlow Serving does.",
+        epilog="Each setting has an environment variable, named in brackets; a flag goes before it.",
+        formatter_class=_Help,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"{_PROGRAM} {version('windlass-server')}")
+    for name, field in Settings.model_fields.items():
+        _add_flag(parser, name, field)
+    given = vars(parser.parse_args(arguments))
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        parser.exit(2, "".join(f"{_PROGRAM}: {_explain(detail)}\n" for detail in error.errors(include_url=False)))
+
+
+def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
+    default = field.default
+    text = f"{field.description} [{ENV_PREFIX}{name.upper()}"
+    text += "]" if default is None or default is PydanticUndefined else f", default {_shown(default)}]"
+    options: dict[str, Any] = {"help": text.replace("%", "%%"), "default": None}
+    if get_origin(field.annotation) is Literal:
+        options["choices"] = list(get_args(field.annotation))
+    elif field.annotation is bool:
+        options["action"] = argparse.BooleanOptionalAction
+    else:
+        options["metavar"] = _metavar(name, field)
+    parser.add_argument(f"--{name.replace('_', '-')}", **options)
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, float):
+        return f"{default:g}"
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def _metavar(name: str, field: FieldInfo) -> str:
+    for ending, shown in (
+        ("port", "PORT"),
+        ("host", "ADDRESS"),
+        ("operator", "URL"),
+        ("bytes", "BYTES"),
+        ("predictions", "URL"),
+    ):
+        if name.endswith(ending):
+            return shown
+    if field.annotation in (Path, Path | None):
+        return "PATH"
+    if field.annotation is float:
+        return "SECONDS" if (field.description or "").startswith("seconds") else "NUMBER"
+    return "N" if field.annotation is int else name.upper()
+
+
+def _explain(detail: Any) -> str:
+    """One wrong setting, by the names that people know it by."""
+    message = detail["msg"].removeprefix("Value error, ")
+    if not detail["loc"]:
+        return str(message)
+    name = str(detail["loc"][0])
+    return (
+        f"--{name.replace('_', '-')} ({ENV_PREFIX}{name.upper()}) is {detail['input']!r}: "
+        f"{message[0].lower()}{message[1:]}"
+    )

@@ -1,0 +1,184 @@
+"""The command `windlass-server`: one replica, from its start to a stop that loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from windlass_server import command_line
+from windlass_server.hosting.launcher import Launcher, LauncherError
+from windlass_server.hosting.resident import Resident, ResidentSettings, VersionSpec
+from windlass_server.hosting.slot import HeldResident, Order
+from windlass_server.listening import Listener, StartError
+from windlass_server.logs import configure_logs
+from windlass_server.predictions.log import PredictionLog
+from windlass_server.predictions.settings import OFF, PredictionLogError, PredictionLogSettings
+from windlass_server.replica import Replica, Storage
+from windlass_server.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+END_RESERVE_SECONDS = 5.0
+"""Of the grace period, for unloading and the last writes."""
+MAX_PREDICTIONS_FILE_BYTES = 16 * 1024
+
+
+def main() -> None:
+    """Runs a replica; exit code 0 after SIGTERM or SIGINT, 1 when it can't start or go on, 2 for wrong settings."""
+    settings = command_line.parse(sys.argv[1:])
+    configure_logs(settings.log_format, settings.log_level)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(settings))
+    except StartError as error:
+        sys.stderr.write(f"windlass-server: {error}\n")
+        sys.exit(1)
+
+
+async def serve(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT. Raises `StartError`."""
+    stop = _stop_on_signals()
+    _check_models(settings.models)
+    clients = Listener(settings.host, settings.port, "clients", "--port")
+    numbers = Listener(settings.metrics_host or settings.host, settings.metrics_port, "metrics", "--metrics-port")
+    # Before any secret is read: workers descend from it.
+    launcher = Launcher()
+    try:
+        await launcher.start()
+    except LauncherError as error:
+        raise StartError(f"the launcher of workers can't be started: {error}") from error
+    storage = await asyncio.to_thread(_open_storage, settings)
+    replica = Replica(settings, storage, _resident_maker(settings, launcher))
+    log.info("starting", server=settings.server_name, replica=settings.replica, instance=replica.instance)
+    running = asyncio.create_task(replica.run())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await clients.open(
+            replica.app,
+            tls=(settings.tls_certificate_file, settings.tls_key_file),
+            max_connections=settings.max_connections,
+            keep_alive=settings.keep_alive,
+        )
+        await numbers.open(replica.metrics)
+        log.info("listening", url=clients.url, metrics_url=numbers.url)
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            await running  # it only ends by a fault of ours, which is to be seen
+        await _drain(settings, replica, clients)
+    finally:
+        stopping.cancel()
+        running.cancel()
+        await asyncio.wait({running, stopping})
+        await replica.close()
+        await numbers.close(END_RESERVE_SECONDS)
+        await launcher.close()
+        if storage.predictions is not None:
+            await asyncio.to_thread(storage.predictions.close)
+    log.info("stopped")
+
+
+async def _drain(settings: Settings, replica: Replica, clients: Listener) -> None:
+    """Unready first, then everyone gets the time to notice, then what was admitted is finished."""
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + settings.stop_grace_period - END_RESERVE_SECONDS
+    was_ready = replica.health.ready()[0]
+    replica.drain()
+    # Nobody sends to a replica that isn't ready: there is nothing to wait for then.
+    delay = settings.drain_delay if was_ready else 0.0
+    log.info("stopping", accepting_seconds=delay)
+    await asyncio.sleep(delay)
+    await clients.close(max(deadline - clock(), 1.0))
+    log.info("all requests are answered")
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """Set by the first SIGTERM or SIGINT. The second ends the process at once, and its workers with it."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            log.warning("stopping at once", signal=signal.Signals(number).name)
+            os._exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    return stop
+
+
+def _check_models(folder: Path) -> None:
+    if not folder.is_dir():
+        raise StartError(
+            f"there is no folder of models {folder.absolute()}: make it, or name another by --models (WINDLASS_MODELS)"
+        )
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise StartError(
+            f"the folder of models {folder.absolute()} can't be read: give this user (uid {os.getuid()}) "
+            "the right to read it"
+        )
+
+
+def _open_storage(settings: Settings) -> Storage:
+    """State folder and prediction log. Raises `StartError` for what a person has to correct; where nothing can be
+    written the replica goes on without, and says so."""
+    url = settings.predictions
+    if settings.predictions_file is not None:
+        url = _read_predictions_file(settings.predictions_file)
+    bounds = PredictionLogSettings(
+        sample=settings.predictions_sample,
+        max_bytes=settings.predictions_max_bytes,
+        max_age_seconds=settings.predictions_max_days * 86_400,
+    )
+    try:
+        folder = settings.state_folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (FileExistsError, NotADirectoryError):
+        raise StartError(
+            f"{settings.state_folder} is no folder: name one by --state-dir (WINDLASS_STATE_DIR)"
+        ) from None
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        problem = (
+            f"the state folder can't be written ({reason}): there is no copy of the plan to start on and predictions "
+            "are not recorded; name a writable one by --state-dir"
+        )
+        log.warning("no state folder", reason=problem)
+        return Storage(None, PredictionLog.open(OFF, Path()), (problem,))
+    try:
+        return Storage(folder, PredictionLog.open(url, folder, bounds))
+    except PredictionLogError as error:
+        raise StartError(str(error)) from error
+
+
+def _read_predictions_file(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_PREDICTIONS_FILE_BYTES).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"--predictions-file {path} can't be read: {error}") from error
+
+
+def _resident_maker(settings: Settings, launcher: Launcher) -> Callable[[Order, Callable[[], None]], HeldResident]:
+    bounds = ResidentSettings(load_deadline=settings.load_deadline)
+
+    def make(order: Order, on_change: Callable[[], None]) -> HeldResident:
+        key = order.key
+        spec = VersionSpec(key.model, key.version, key.digest, order.path, order.samples, order.min_score)
+        return Resident(spec, launcher, bounds, lambda _resident: on_change())
+
+    return make
+
+
+if __name__ == "__main__":
+    main()

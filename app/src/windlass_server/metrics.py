@@ -1,0 +1,232 @@
+"""`/metrics`: read from the host when it is asked for, so that nothing is counted twice and nothing lingers.
+
+Labels only of models and versions that a plan named; the series of a version go an hour after it was unloaded.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import version
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from windlass_contract.report import VersionReport, VersionState
+from windlass_server.hosting.host import Host
+from windlass_server.hosting.meter import BUCKETS_SECONDS, Meter
+from windlass_server.predictions.log import PredictionLog
+
+KEPT_SECONDS = 3600.0
+"""After its unloading."""
+_PROTOCOLS = (("/v1/", "tfs_v1"), ("/v2", "oip_v2"), ("/predict", "predict"))
+
+
+class Traffic:
+    """Counts HTTP answers by protocol and code, around the whole application, and closes connections while draining."""
+
+    def __init__(self, app: ASGIApp, is_draining: Callable[[], bool]) -> None:
+        self._app = app
+        self._is_draining = is_draining
+        self.answers: Counter[tuple[str, str]] = Counter()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        protocol = next((name for prefix, name in _PROTOCOLS if scope["path"].startswith(prefix)), "other")
+
+        async def send_counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.answers[protocol, str(message["status"])] += 1
+                if self._is_draining():
+                    # The client's next request opens a connection to who takes it, not to who is leaving.
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        await self._app(scope, receive, send_counted)
+
+
+class Exposition:
+    """The replica's metrics as text. To be asked in the event loop's thread."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(
+        self,
+        host: Host,
+        traffic: Traffic,
+        predictions: PredictionLog | None,
+        is_ready: Callable[[], bool],
+        now: Callable[[], float],
+    ) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        for standard in (ProcessCollector, PlatformCollector, GCCollector):
+            standard(registry=self._registry)
+        self._registry.register(_Replica(host, traffic, predictions, is_ready, now))
+
+    def text(self) -> bytes:
+        """In Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class _Replica(Collector):
+    def __init__(
+        self,
+        host: Host,
+        traffic: Traffic,
+        predictions: PredictionLog | None,
+        is_ready: Callable[[], bool],
+        now: Callable[[], float],
+    ) -> None:
+        self._host = host
+        self._traffic = traffic
+        self._predictions = predictions
+        self._is_ready = is_ready
+        self._now = now
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing to check before the first question."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything, as it is now."""
+        self._host.forget_meters(self._now() - KEPT_SECONDS)
+        yield from self._process()
+        yield from self._versions()
+        yield from self._answers()
+        yield from _predictions(self._predictions)
+
+    def _process(self) -> Iterator[Metric]:
+        info = {"version": version("windlass-server"), "python": platform.python_version()}
+        yield InfoMetricFamily("windlass_build", "The replica's program", value=info)
+        yield GaugeMetricFamily("windlass_ready", "1: it may get traffic", value=float(self._is_ready()))
+        plan = self._host.plan
+        yield GaugeMetricFamily("windlass_plan_epoch", "Epoch of the plan followed", value=plan.epoch if plan else 0)
+        http = CounterMetricFamily(
+            "windlass_http_requests", "HTTP requests answered, by protocol and status", labels=["protocol", "code"]
+        )
+        for labels, count in self._traffic.answers.items():
+            http.add_metric(labels, count)
+        yield http
+
+    def _versions(self) -> Iterator[Metric]:
+        by_version = ["model", "version"]
+        state = GaugeMetricFamily(
+            "windlass_version_state", "1: the version is in this state", labels=[*by_version, "state"]
+        )
+        weight = GaugeMetricFamily(
+            "windlass_version_traffic_ratio", "Share of the model's requests that is routed to it", labels=by_version
+        )
+        memory = GaugeMetricFamily(
+            "windlass_version_memory_bytes", "Private memory of the version's worker", labels=by_version
+        )
+        restarts = CounterMetricFamily(
+            "windlass_worker_restarts", "Times that the version's worker was started anew", labels=by_version
+        )
+        lagging = GaugeMetricFamily(
+            "windlass_model_lagging", "1: the plan gives traffic to a version that isn't prepared", labels=["model"]
+        )
+        for name, model in self._host.model_reports().items():
+            lagging.add_metric([name], float(model.lagging))
+            for each in model.versions:
+                labels = [name, str(each.version)]
+                for known in VersionState:
+                    state.add_metric([*labels, str(known)], float(each.state is known))
+                weight.add_metric(labels, model.serving.get(each.version, 0) / 1000)
+                _if_known(memory, labels, each)
+                restarts.add_metric(labels, each.restarts)
+        yield from (state, weight, memory, restarts, lagging)
+
+    def _answers(self) -> Iterator[Metric]:
+        by_version = ["model", "version"]
+        requests = CounterMetricFamily(
+            "windlass_requests", "Requests answered by a version, by gRPC's status", labels=[*by_version, "code"]
+        )
+        duration = HistogramMetricFamily(
+            "windlass_request_duration_seconds",
+            "From handing a request to the version to its answer",
+            labels=by_version,
+        )
+        waiting = GaugeMetricFamily(
+            "windlass_requests_in_flight",
+            "Requests admitted and not answered yet; explicit: they name a version or label",
+            labels=[*by_version, "explicit"],
+        )
+        bound = GaugeMetricFamily(
+            "windlass_queue_capacity", "Requests in flight per version from which on it is 429", labels=["explicit"]
+        )
+        for labels, meters in self._meters().items():
+            codes: Counter[str] = sum((meter.codes for meter in meters), Counter())
+            for code, count in codes.items():
+                requests.add_metric([*labels, code], count)
+            counts = [sum(each) for each in zip(*(meter.buckets for meter in meters), strict=True)]
+            ends = [*map(str, BUCKETS_SECONDS), "+Inf"]
+            buckets = list(zip(ends, accumulate(counts), strict=True))
+            duration.add_metric(labels, buckets=buckets, sum_value=sum(meter.seconds for meter in meters))
+        in_flight: Counter[tuple[str, str, str]] = Counter()
+        for key, slot in self._host.slots.items():
+            in_flight[key.model, str(key.version), "false"] += slot.waiting
+            in_flight[key.model, str(key.version), "true"] += slot.waiting_explicit
+        for flight_labels, count in in_flight.items():
+            waiting.add_metric(flight_labels, count)
+        bound.add_metric(["false"], self._host.settings.queue_length)
+        bound.add_metric(["true"], self._host.settings.explicit_queue_length)
+        yield from (requests, duration, waiting, bound)
+
+    def _meters(self) -> dict[tuple[str, str], list[Meter]]:
+        """The same version may have been held with other bytes."""
+        meters: dict[tuple[str, str], list[Meter]] = {}
+        for key, meter in self._host.meters.items():
+            meters.setdefault((key.model, str(key.version)), []).append(meter)
+        return meters
+
+
+def _if_known(memory: GaugeMetricFamily, labels: list[str], report: VersionReport) -> None:
+    if report.memory_bytes is not None:
+        memory.add_metric(labels, report.memory_bytes)
+
+
+def _predictions(log: PredictionLog | None) -> Iterator[Metric]:
+    if log is None or log.status() == "disabled":
+        return
+    counters = log.counters
+    for name, text, value in (
+        ("recorded", "Predictions taken by the log, lost ones included", counters.recorded),
+        ("stored", "Predictions stored in the database", counters.stored),
+        ("expired", "Predictions deleted from the database for its bounds of size and age", counters.expired),
+    ):
+        yield CounterMetricFamily(f"windlass_predictions_{name}", text, value=value)
+    lost = CounterMetricFamily("windlass_predictions_lost", "Predictions lost, by reason", labels=["reason"])
+    for reason, count in counters.lost.items():
+        lost.add_metric([reason], count)
+    yield lost
+    yield GaugeMetricFamily("windlass_predictions_spool_bytes", "What waits for the database", value=log.spool_bytes)
+    yield GaugeMetricFamily("windlass_predictions_database_up", "1: it takes rows", value=float(log.status() == "ok"))
+
+
+def metrics_app(exposition: Exposition) -> ASGIApp:
+    """Answers `/metrics`, also under TensorFlow Serving's path, and nothing else."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - ASGI's signature
+        assert scope["type"] == "http"
+        found = scope["path"] in {"/metrics", "/monitoring/prometheus/metrics"} and scope["method"] in {"GET", "HEAD"}
+        body = exposition.text() if found else b"metrics are at /metrics\n"
+        content_type = exposition.content_type if found else "text/plain; charset=utf-8"
+        headers = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200 if found else 404, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    return app

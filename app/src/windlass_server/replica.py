@@ -1,0 +1,183 @@
+"""One replica put together: host, follower or own choice, health, protocols and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from starlette.types import ASGIApp
+
+from windlass_contract.report import VersionState
+from windlass_contract.samples import AcceptanceSamples
+from windlass_server.api.app import create_app
+from windlass_server.api.limits import Limits
+from windlass_server.following.follower import Follower
+from windlass_server.following.subscription import Subscription
+from windlass_server.following.unmanaged import Unmanaged
+from windlass_server.health import Facts, ModelFacts, PlanSource, ReplicaHealth, VersionFacts
+from windlass_server.hosting.host import Host, HostSettings, MakeResident
+from windlass_server.hosting.order import Key
+from windlass_server.metrics import Exposition, Traffic, metrics_app
+from windlass_server.predictions.log import PredictionLog
+from windlass_server.settings import Settings
+
+HEARTBEAT_SECONDS = 0.5
+
+
+class Following(Protocol):
+    """Where the plan comes from: an operator, or the replica's own choice."""
+
+    @property
+    def source(self) -> PlanSource: ...
+    def problems(self) -> list[str]: ...
+    def changed(self) -> None: ...
+    async def samples(self, digest: str) -> AcceptanceSamples: ...
+    async def run(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What a replica writes to."""
+
+    state_dir: Path | None
+    """None: nothing can be kept."""
+    predictions: PredictionLog | None
+    problems: tuple[str, ...] = ()
+    """Why something can't be kept, each in a sentence."""
+
+
+class Replica:
+    """Belongs to the running event loop. `app` and `metrics` are to be served, `run` is to run, `close` ends it."""
+
+    def __init__(self, settings: Settings, storage: Storage, make_resident: MakeResident) -> None:
+        self.instance = str(uuid.uuid4())
+        self._storage = storage
+        self._draining = False
+        self._beat = asyncio.get_running_loop().time()
+        self.host = Host(
+            (settings.server_name, settings.replica, self.instance),
+            HostSettings(
+                models=settings.models,
+                queue_length=settings.queue_length,
+                explicit_queue_length=settings.explicit_queue_length,
+                request_deadline=settings.request_deadline,
+            ),
+            make_resident,
+            self._samples,
+            self._changed,
+        )
+        self.health = ReplicaHealth(self._facts, lambda: datetime.now(UTC))
+        self.following: Following = self._follower(settings) if settings.managed else self._unmanaged(settings)
+        application = create_app(
+            self.host,
+            instance=self.instance,
+            limits=Limits(
+                max_body_bytes=settings.max_body_bytes,
+                max_json_bytes=settings.max_body_bytes,
+                max_tensor_elements=settings.max_tensor_elements,
+                max_image_pixels=settings.max_image_pixels,
+            ),
+            predictions=storage.predictions,
+            health=self.health,
+            strict_tfs=settings.strict_tfs,
+        )
+        traffic = Traffic(application, lambda: self._draining)
+        self.app: ASGIApp = traffic
+        loop = asyncio.get_running_loop()
+        self.metrics: ASGIApp = metrics_app(
+            Exposition(self.host, traffic, storage.predictions, lambda: self.health.ready()[0], loop.time)
+        )
+
+    @property
+    def draining(self) -> bool:
+        """It is stopping."""
+        return self._draining
+
+    def drain(self) -> None:
+        """From now on it isn't ready; what still comes is answered."""
+        self._draining = True
+        self.following.changed()
+
+    async def run(self) -> None:
+        """Follows the plan until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._heartbeat())
+            tasks.create_task(self.following.run())
+
+    async def close(self) -> None:
+        """Unloads everything; what was admitted is answered before."""
+        await self.host.close()
+
+    def _follower(self, settings: Settings) -> Follower:
+        url = settings.operator
+        connect: Callable[[Follower], Subscription] | None = None
+        if url is not None:
+
+            def connect(follower: Follower) -> Subscription:
+                return Subscription(
+                    url,
+                    settings.server_name,
+                    self.instance,
+                    settings.control_token_file,
+                    settings.operator_ca_file,
+                    follower,
+                )
+
+        return Follower(
+            self.host,
+            state_dir=self._storage.state_dir,
+            plan_file=settings.plan_file,
+            connect=connect,
+            is_ready=lambda: self.health.ready()[0],
+            is_draining=lambda: self._draining,
+        )
+
+    def _unmanaged(self, settings: Settings) -> Unmanaged:
+        return Unmanaged(self.host, settings.models)
+
+    async def _samples(self, digest: str) -> AcceptanceSamples:
+        return await self.following.samples(digest)
+
+    def _changed(self) -> None:
+        self.health.ready()
+        self.following.changed()
+
+    async def _heartbeat(self) -> None:
+        while True:
+            self._beat = asyncio.get_running_loop().time()
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    def _facts(self, was_ready: bool) -> Facts:
+        plan = self.host.plan
+        predictions = self._storage.predictions
+        return Facts(
+            source=self.following.source,
+            models={name: self._model_facts(name) for name in plan.models} if plan is not None else {},
+            was_ready=was_ready,
+            draining=self._draining,
+            loop_lag_seconds=max(0.0, asyncio.get_running_loop().time() - self._beat - HEARTBEAT_SECONDS),
+            stuck=self.host.stuck(),
+            database=predictions.status() if predictions is not None else "disabled",
+            database_problem=predictions.problem if predictions is not None else "",
+            notes=(*self._storage.problems, *self.following.problems()),
+            epoch=plan.epoch if plan is not None else None,
+            instance=self.instance,
+        )
+
+    def _model_facts(self, name: str) -> ModelFacts:
+        plan = self.host.plan
+        if plan is None:
+            return ModelFacts()
+        versions = []
+        for planned in plan.models[name].versions:
+            slot = self.host.slots.get(Key(name, planned.version, planned.digest))
+            state = slot.state if slot is not None else VersionState.WAITING
+            message = slot.message if slot is not None else ""
+            versions.append(VersionFacts(planned.version, state, planned.weight > 0, message))
+        routes = self.host.table.models.get(name)
+        return ModelFacts(tuple(versions), answers=routes is not None and bool(routes.weights))
