@@ -26,6 +26,7 @@ from windlass_server.hosting.frames import (
     decode,
     encode,
     lengths,
+    size_of,
 )
 from windlass_server.tensors import Tensor
 
@@ -41,16 +42,28 @@ class ChannelClosedError(Exception):
     """The worker is gone, or what it sent can't be read; the message says which."""
 
 
+class RequestTooLargeError(ValueError):
+    """A request beyond the bound of what a worker takes."""
+
+
 class WorkerChannel:
     """Belongs to the event loop it was made in."""
 
-    def __init__(self, connection: socket.socket, *, max_answer_bytes: int, on_close: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        *,
+        max_request_bytes: int,
+        max_answer_bytes: int,
+        on_close: Callable[[str], None],
+    ) -> None:
         """`on_close` is called once, with the reason, when the other side ends or breaks the rules; not by `close`."""
         connection.setblocking(False)
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             connection.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BUFFER)  # the kernel gives what it allows
         self._socket = connection
         self._loop = asyncio.get_running_loop()
+        self._max_request_bytes = max_request_bytes
         self._max_answer_bytes = max_answer_bytes
         self._on_close = on_close
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
@@ -77,13 +90,16 @@ class WorkerChannel:
 
     def send(self, head: dict[str, Any], tensors: Mapping[str, Tensor] | None = None) -> asyncio.Future[Answer]:
         """Sends a request. The future ends with the answer, or `ChannelClosedError`. Cancelling it takes back nothing:
-        the worker's answer is then thrown away when it comes. Raises `ValueError` for tensors that can't be sent."""
+        the worker's answer is then thrown away when it comes. Raises `RequestTooLargeError`, and `ValueError` for
+        tensors that can't be sent."""
         future: asyncio.Future[Answer] = self._loop.create_future()
         if self._closed is not None:
             future.set_exception(ChannelClosedError(self._closed))
             return future
         self._next_id += 1
         pieces = encode({**head, "id": self._next_id}, tensors)
+        if (size := size_of(pieces)) > self._max_request_bytes:
+            raise RequestTooLargeError(f"the request has {size} bytes; at most {self._max_request_bytes} are taken")
         self._waiting[self._next_id] = future
         self._outgoing.append(pieces)
         if len(self._outgoing) == 1 and not self._flush():

@@ -11,7 +11,7 @@ from typing import Any
 
 from windlass_contract.health import HEALTH
 from windlass_server.errors import Code, ServingError
-from windlass_server.hosting.channel import Answer, ChannelClosedError, WorkerChannel
+from windlass_server.hosting.channel import Answer, ChannelClosedError, RequestTooLargeError, WorkerChannel
 from windlass_server.hosting.cpus import available_cpus
 from windlass_server.hosting.launcher import Launcher, LauncherError, WorkerExit, WorkerProcess
 from windlass_server.tensors import Tensor
@@ -39,8 +39,6 @@ class ResidentSettings:
     """A request that runs for longer than this has a worker that won't answer any more: it is killed."""
     restart_backoff: tuple[float, float] = (0.5, 30)
     """After a crash while serving: the first delay, doubled each time, and the longest."""
-    retry_backoff: tuple[float, float] = (1, 30)
-    """After a failure to prepare that says nothing about the artifact."""
 
 
 class WorkerDownError(Exception):
@@ -75,7 +73,10 @@ class HostedWorker:
         self.down = asyncio.Event()
         """It can't answer any more."""
         self._channel = WorkerChannel(
-            process.socket, max_answer_bytes=settings.max_answer_bytes, on_close=self._on_channel_close
+            process.socket,
+            max_request_bytes=settings.max_request_bytes,
+            max_answer_bytes=settings.max_answer_bytes,
+            on_close=self._on_channel_close,
         )
         # One more than it runs at a time, so that it needn't wait for us between two.
         self._slots = asyncio.Semaphore(settings.threads + 1)
@@ -117,6 +118,9 @@ class HostedWorker:
         await self._slots.acquire()
         try:
             future = self._channel.send(head, tensors)
+        except RequestTooLargeError as error:
+            self._slots.release()
+            raise ServingError(Code.PAYLOAD_TOO_LARGE, str(error)) from None
         except BaseException:
             self._slots.release()
             raise

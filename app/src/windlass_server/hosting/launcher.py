@@ -105,7 +105,7 @@ class Launcher:
         self._next_id = 0
         self.template_seconds: dict[str, float] = {}
         """How long each runtime's template took to import it."""
-        self._ready: dict[str, asyncio.Event] = {}
+        self._ready: dict[str, asyncio.Future[None]] = {}
         self.preparing = asyncio.Lock()
         """Held while a worker is loaded anew after a crash: one load at a time, so that loads don't add up."""
 
@@ -162,8 +162,9 @@ class Launcher:
     async def warm(self, runtime: str) -> None:
         """Has the runtime's template ready, so that the first worker needn't wait for it. Raises `LauncherError`."""
         await self.start()
+        ready = self._ready.setdefault(runtime, asyncio.get_running_loop().create_future())
         self._send({"op": "warm", "runtime": runtime})
-        await self._ready.setdefault(runtime, asyncio.Event()).wait()
+        await asyncio.shield(ready)
 
     async def spawn(
         self,
@@ -256,7 +257,11 @@ class Launcher:
         match message["op"]:
             case "ready":
                 self.template_seconds[message["runtime"]] = message["seconds"]
-                self._ready.setdefault(message["runtime"], asyncio.Event()).set()
+                ready = self._ready.setdefault(message["runtime"], asyncio.get_running_loop().create_future())
+                if not ready.done():
+                    ready.set_result(None)
+            case "gone":
+                self._template_gone(message["runtime"])
             case "started":
                 started = self._births[message["id"]].started
                 if not started.done():
@@ -270,6 +275,12 @@ class Launcher:
                 birth = self._births.pop(message["id"])
                 birth.exited.set_result(WorkerExit.of_status(message["status"]))
 
+    def _template_gone(self, runtime: str) -> None:
+        ready = self._ready.pop(runtime, None)
+        if ready is not None and not ready.done():
+            ready.set_exception(LauncherError(f"the template of the {runtime} runtime ended"))
+            ready.exception()  # whoever waited may be gone
+
     def _lost(self) -> None:
         """Nothing of the launcher is left: not the launcher, not its templates, not its workers."""
         if self._control is not None:
@@ -278,9 +289,9 @@ class Launcher:
             self._control = None
         if self._process is not None:
             process, self._process = self._process, None
-            self._ready.clear()
-            self.template_seconds.clear()
             self._reaping = asyncio.create_task(_reap(process))
+        for runtime in list(self._ready):
+            self._template_gone(runtime)
         births, self._births = self._births, {}
         for birth in births.values():
             if not birth.started.done():

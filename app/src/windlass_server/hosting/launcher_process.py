@@ -6,7 +6,8 @@ subreaper), so a template that dies takes no worker along, and every process her
 parent, never by a number that may belong to someone else. Everything dies with main.
 
 Messages from main: `spawn` (id, runtime, argument; descriptors: channel, output), `kill` (id), `warm` (runtime),
-`reset` (runtime: its template is killed). To main: `ready` (runtime, seconds), `started` (id, pid), `failed` (id,
+`reset` (runtime: its template is killed). To main: `ready` (runtime, seconds), `gone` (runtime: its
+template ended), `started` (id, pid), `failed` (id,
 message), `exited` (id, status: as waitpid's).
 """
 
@@ -183,6 +184,7 @@ class LauncherProcess:
                     f"(exit status {os.waitstatus_to_exitcode(status)})",
                 }
             )
+        self._tell({"op": "gone", "runtime": template.runtime})
         self._reap_strangers()
 
     def _reap_strangers(self) -> None:

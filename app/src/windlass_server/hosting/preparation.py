@@ -170,7 +170,7 @@ class Preparation:
             raise PreparationError(
                 Gate.DIGEST,
                 Reason.DIGEST_MISMATCH,
-                f"the digest of {spec.path} was {found.artifact.digest} before the load and is {artifact.digest} now: "
+                f"the digest of {spec.path} was {found.artifact.digest} before and is {artifact.digest} now: "
                 "someone is changing it; wait for the copy to end, or give changed files a new version number",
             )
         return artifact

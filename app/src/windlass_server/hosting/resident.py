@@ -9,9 +9,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from windlass_contract.failures import Failure, Gate, GateResult, Reason
-from windlass_contract.histogram import LatencyHistogram, bucket_of
 from windlass_contract.manifest import Manifest, Signature
-from windlass_contract.report import Counters, VersionReport, VersionState
+from windlass_contract.report import VersionReport, VersionState
 from windlass_server.errors import Code, ServingError
 from windlass_server.hosting.hosted_worker import HostedWorker, ResidentSettings, WorkerDownError
 from windlass_server.hosting.launcher import Launcher
@@ -30,7 +29,7 @@ _STEADY_SECONDS = 60.0
 
 
 class Resident:
-    """Belongs to the event loop. `on_change` is called after each change of `state`, and when a retry is due."""
+    """Belongs to the event loop. `on_change` is called after each change of `state`."""
 
     def __init__(
         self, spec: VersionSpec, launcher: Launcher, settings: ResidentSettings, on_change: Callable[[Resident], None]
@@ -42,11 +41,6 @@ class Resident:
         self._found = Findings()
         self._worker: HostedWorker | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._retry: asyncio.TimerHandle | None = None
-        self._retry_delay = settings.retry_backoff[0]
-        self._histogram: dict[int, int] = {}
-        self._requests = 0
-        self._errors = 0
         self.state = VersionState.WAITING
         self.failure: Failure | None = None
         """Why it is Failed, or what it waits for."""
@@ -99,17 +93,12 @@ class Resident:
         return self._worker.pid if self._worker else None
 
     @property
-    def retry_due(self) -> bool:
-        """`prepare` may be called: it isn't waiting for a retry's time."""
-        return self._retry is None and self._keeper is None
-
-    @property
     def stuck(self) -> bool:
         """Its worker has had a request for too long; it is about to be killed."""
         return self._worker is not None and self._worker.oldest_seconds > self._settings.stuck_after
 
     def report(self) -> VersionReport:
-        """For the serving report."""
+        """For the serving report. Requests are counted where they are admitted, not here."""
         return VersionReport(
             version=self.spec.version,
             digest=self.digest,
@@ -121,22 +110,16 @@ class Resident:
             signatures=dict(self.signatures),
             restarts=self.restarts,
             memory_bytes=self.memory_bytes,
-            counters=Counters(
-                requests=self._requests,
-                errors=self._errors,
-                latency=LatencyHistogram(buckets=dict(self._histogram)),
-            ),
         )
 
     # Its life.
 
     async def prepare(self) -> None:
         """One attempt to make it able to answer. Afterwards it is Prepared; or Failed, for good; or Waiting with a
-        `failure`: `on_change` is called again when the next attempt is due, after 1 s to 30 s. Doesn't raise for the
-        version's faults. Cancelled, it leaves no worker behind, and the version Waiting."""
+        `failure` that another attempt may not meet: when to call this again is the caller's business. Doesn't raise for
+        the version's faults. Cancelled, it leaves no worker behind, and the version Waiting."""
         if self.state in {VersionState.PREPARED, VersionState.FAILED, VersionState.UNLOADING} or self._keeper:
             return
-        self._cancel_retry()
         self.failure = None
         try:
             worker = await self._attempt(tested_before=False)
@@ -146,7 +129,6 @@ class Resident:
             self._wait()
             raise
         else:
-            self._retry_delay = self._settings.retry_backoff[0]
             self._prepared(worker)
             self._keeper = asyncio.create_task(self._keep(worker), name=f"keep {self.spec.model}/{self.spec.version}")
 
@@ -157,38 +139,24 @@ class Resident:
         outputs: list[str] | None = None,
         *,
         timeout: float,  # noqa: ASYNC109 - it is the worker's deadline too
-        evidence: bool = True,
     ) -> dict[str, Tensor]:
-        """Runs a signature within `timeout` seconds. `outputs`: only these. `evidence`: whether it counts. Raises
-        `ServingError`. Cancelled, the worker's answer is thrown away."""
+        """Runs a signature within `timeout` seconds. `outputs`: only these. Raises `ServingError`.
+        Cancelled, the worker's answer is thrown away."""
         worker, wanted = self._admit(signature, inputs, outputs)
         started = time.monotonic()
         self.in_flight += 1
-        fault = False
         try:
             async with asyncio.timeout(timeout):
-                answer = await worker.run(signature, inputs, wanted, started + timeout)
+                return await worker.run(signature, inputs, wanted, started + timeout)
         except WorkerDownError as error:
-            fault = True
             raise ServingError(Code.UNAVAILABLE, f"{self._name} can't answer: {error}", retry_after=1) from None
         except TimeoutError:
-            fault = True
             raise ServingError(Code.DEADLINE_EXCEEDED, f"{self._name} had no answer in {timeout:g} s") from None
-        except ServingError as error:
-            fault = error.code in {Code.INTERNAL, Code.DEADLINE_EXCEEDED}
-            raise
-        except asyncio.CancelledError:
-            evidence = False
-            raise
         finally:
             self.in_flight -= 1
-            if evidence:
-                self._count(time.monotonic() - started, fault)
-        return answer
 
     async def unload(self) -> None:
         """Ends its worker and gives its memory back; the caller has drained it. Nothing can be done with it then."""
-        self._cancel_retry()
         self._enter(VersionState.UNLOADING)
         if self._keeper is not None:
             self._keeper.cancel()
@@ -219,12 +187,6 @@ class Resident:
                 Code.INVALID_ARGUMENT, f'Serving signature name: "{signature}" not found in signature def'
             )
         check_inputs(known, inputs)
-        size = sum(tensor.nbytes for tensor in inputs.values())
-        if size > self._settings.max_request_bytes:
-            raise ServingError(
-                Code.PAYLOAD_TOO_LARGE,
-                f"the inputs have {size} bytes; at most {self._settings.max_request_bytes} are taken",
-            )
         wanted = list(known.outputs) if outputs is None else outputs
         unknown = [name for name in wanted if name not in known.outputs]
         if unknown or not wanted:
@@ -233,21 +195,18 @@ class Resident:
             )
         return worker, wanted
 
-    def _count(self, seconds: float, fault: bool) -> None:
-        self._requests += 1
-        self._errors += fault
-        bucket = bucket_of(seconds)
-        self._histogram[bucket] = self._histogram.get(bucket, 0) + 1
-
     async def _attempt(self, *, tested_before: bool) -> HostedWorker:
         preparation = Preparation(self.spec, self._launcher, self._settings, self._follow)
-        gates = self.gates
-        self._found = preparation.found
+        before, self._found = self._found, preparation.found
+        if tested_before:
+            # It has to be what it was; and until it is loaded again, that is what there is to know of it.
+            preparation.found.artifact = before.artifact
+            preparation.found.signatures = before.signatures
         try:
             return await preparation.run(tested_before=tested_before)
         finally:
             if tested_before:
-                preparation.found.gates = gates  # what it passed when its samples were run
+                preparation.found.gates = before.gates  # what it passed when its samples were run
 
     def _follow(self) -> None:
         if self.state is not VersionState.UNLOADING:
@@ -269,18 +228,7 @@ class Resident:
         if failure.is_verdict:
             self._enter(VersionState.FAILED)
             return
-        self._retry = asyncio.get_running_loop().call_later(self._retry_delay, self._retry_comes_due)
-        self._retry_delay = min(self._retry_delay * 2, self._settings.retry_backoff[1])
         self._wait()
-
-    def _retry_comes_due(self) -> None:
-        self._retry = None
-        self._on_change(self)
-
-    def _cancel_retry(self) -> None:
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
 
     async def _keep(self, worker: HostedWorker) -> None:
         """Watches the worker, and starts another whenever it is down."""
@@ -288,13 +236,14 @@ class Resident:
         delay = shortest
         while True:
             since = time.monotonic()
+            await self._watch(worker)
+            # No request is to be sent here from now on; how it ended is found out meanwhile.
+            self._worker = None
+            self._enter(VersionState.LOADING)
             try:
-                await self._watch(worker)
                 end = await worker.ended()
             finally:
-                if worker.down.is_set():
-                    self._worker = None
-            await worker.end(0)
+                await worker.end(0)
             reason = Reason.WORKER_LOST if end.from_outside else Reason.WORKER_CRASHED
             self._lost(Failure(gate=Gate.LOAD, reason=reason, message=f"while it served, {end}"[:2000]))
             if time.monotonic() - since > _STEADY_SECONDS:

@@ -36,6 +36,8 @@ from windlass_server.tensors import Tensor
 LOADING_NICENESS = 10
 """Of the thread that loads only: those that serve later, and TensorFlow's, are made by others and keep theirs."""
 
+_MAX_MESSAGE = 1000
+
 _Work = Callable[[dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], dict[str, Tensor]]]
 
 
@@ -78,11 +80,10 @@ class Worker:
                 answer, results = self._work[head["op"]](head, tensors)
                 pieces = self._bounded(encode({**answer, "id": head["id"]}, results))
             except ServingError as error:
-                pieces = encode({"id": head["id"], "code": error.code.value, "message": error.message})
+                pieces = _refusal(head["id"], error.code, error.message)
             except Exception as error:  # noqa: BLE001 - a model may raise anything; the client gets to know
                 traceback.print_exc()
-                message = f"{type(error).__name__}: {error}"[:1000]
-                pieces = encode({"id": head["id"], "code": Code.INTERNAL.value, "message": message})
+                pieces = _refusal(head["id"], Code.INTERNAL, f"{type(error).__name__}: {error}")
             del tensors
             with self._writing:
                 self._send(pieces)
@@ -152,6 +153,12 @@ class Worker:
                 pieces = advance(pieces, sent)
         except OSError:
             os._exit(0)
+
+
+def _refusal(identity: int, code: Code, message: str) -> list[Buffer]:
+    # An error's text may hold bytes of a model that are no text.
+    text = message[:_MAX_MESSAGE].encode("utf-8", "replace").decode()
+    return encode({"id": identity, "code": code.value, "message": text})
 
 
 def private_bytes() -> int:
