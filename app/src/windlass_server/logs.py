@@ -40,5 +40,6 @@ def configure_logs(form: Literal["json", "console"], level: str) -> None:
     root.handlers = [handler]
     root.setLevel(level.upper())
     # Its lifecycle is told in our own words, and a line per request is what metrics and the prediction log are for.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.access").disabled = True

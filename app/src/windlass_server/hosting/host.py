@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -347,7 +348,7 @@ class Host:
             manifest=resident.manifest,
             signatures=resident.signatures,
             place=Place(slot, explicit),
-            deadline=asyncio.get_running_loop().time() + self.settings.request_deadline,
+            deadline=time.monotonic() + self.settings.request_deadline,
         )
 
     async def infer(
@@ -359,8 +360,7 @@ class Host:
         resident = slot.resident
         if ticket.place.given_back or resident is None:
             raise ServingError(Code.INTERNAL, "This admission was given back already")
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = time.monotonic()
         if started >= ticket.deadline:
             ticket.place.give_back()
             slot.meter.refuse(Code.DEADLINE_EXCEEDED)
@@ -368,11 +368,11 @@ class Host:
         try:
             answer = await resident.infer(signature, inputs, outputs, timeout=ticket.deadline - started)
         except ServingError as error:
-            slot.meter.count(error.code, loop.time() - started, explicit=ticket.explicit)
+            slot.meter.count(error.code, time.monotonic() - started, explicit=ticket.explicit)
             raise
         finally:
             ticket.place.give_back()
-        slot.meter.count(None, loop.time() - started, explicit=ticket.explicit)
+        slot.meter.count(None, time.monotonic() - started, explicit=ticket.explicit)
         return answer
 
     def release(self, admission: Admission) -> None:

@@ -55,10 +55,6 @@ class ModelRoutes(Generic[T]):
         """Version to thousandths."""
         return {held.version: weight for held, weight in self.weights}
 
-    def routes_to(self, target: T) -> bool:
-        """Whether requests that name no version reach it."""
-        return any(held.target is target for held, _ in self.weights)
-
     def pick(self, point: int) -> Held[T]:
         """The version at `point`, 0 to 999: the same point gives the same version as long as the weights stay."""
         for held, weight in self.weights:
@@ -163,7 +159,7 @@ def _stand_in(
         return living[plan.committed]
     if before is not None:
         for served, _ in before.weights:
-            now = next((each for each in held if each.target is served.target), None)
+            now = next((each for each in held if each.target == served.target), None)
             if now is not None and now.prepared and now.version != plan.candidate:
                 return now
     if plan.previous is not None and plan.previous in living:

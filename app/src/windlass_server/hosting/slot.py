@@ -169,4 +169,4 @@ class Ticket(Admission):
 
     place: Place
     deadline: float
-    """On the event loop's clock."""
+    """By `time.monotonic`: the event loop's clock is too coarse to measure a request by."""
