@@ -190,5 +190,6 @@ def _scaled(pixels: Tensor, how: ImageInput, dtype: np.dtype[Any]) -> Tensor:
     values = pixels.astype(np.float32) * np.float32(how.scale) + np.float32(how.offset)
     if dtype.kind in "iu":
         bounds = np.iinfo(dtype)
-        return np.clip(np.rint(values), bounds.min, bounds.max).astype(dtype)
-    return values.astype(dtype)
+        values = np.clip(np.rint(values), bounds.min, bounds.max)
+    whole: Tensor = values.astype(dtype)
+    return whole

@@ -20,7 +20,7 @@ from windlass_server.hosting.hosting import VersionStatus
 from .exchange import Answer, Request, json_answer, method_not_allowed
 from .json_text import JsonSyntaxError, parse
 from .oip_infer import answer_inference, read_inference
-from .serving import Service, call, default_signature
+from .serving import Service, bytes_of, call, convert, default_signature
 
 PATTERN = r"/v2(/.*)?"
 _MODEL = re.compile(
@@ -99,9 +99,13 @@ class OipV2:
     async def _infer(self, request: Request, model: str, version: int | None) -> Answer:
         body = await request.body()
         with call(self._service, request, "v2", model, version=version) as current:
-            inference = read_inference(body, request.headers, current.admission, self._service.limits)
+            inference = await convert(
+                len(body), read_inference, body, request.headers, current.admission, self._service.limits
+            )
             outputs = await current.infer(inference.signature, inference.inputs, inference.output_names)
-            return answer_inference(inference, outputs, current.admission, current.headers)
+            return await convert(
+                bytes_of(outputs), answer_inference, inference, outputs, current.admission, current.headers
+            )
 
     def _model_ready(self, model: str, version: int | None) -> Answer:
         versions = self._service.hosting.versions(model)

@@ -29,10 +29,12 @@ def describe(service: Service) -> dict[str, Any]:
     admission = _peek(service, model)
     signature = _signature(admission)
     version = str(admission.version) if admission is not None else "1"
+    label = next(iter(service.hosting.labels(model)), "stable") if models else "stable"
+    methods = _methods(admission)
     parameters = {
         "model": _parameter("model", model, "Its name."),
         "version": _parameter("version", version, "Its number."),
-        "label": _parameter("label", "stable", "A label of a version."),
+        "label": _parameter("label", label, "A label of a version."),
         "top": {
             "name": "top", "in": "query", "description": "How many classes are named.",
             "schema": {"type": "integer", "minimum": 1, "maximum": service.limits.max_top, "default": 5},
@@ -46,7 +48,7 @@ def describe(service: Service) -> dict[str, Any]:
             "description": "TensorFlow models, rolled in without rebuilding the image or losing a request.",
         },
         "tags": _TAGS,
-        "paths": _predict_paths(signature) | _v1_paths(signature) | _v2_paths(signature) | _health_paths(),
+        "paths": _predict_paths(signature) | _v1_paths(signature, methods) | _v2_paths(signature) | _health_paths(),
         "components": {
             "parameters": parameters,
             "schemas": {
@@ -73,6 +75,15 @@ def _signature(admission: Admission | None) -> Signature:
         return admission.signatures.get(DEFAULT_SIGNATURE) or next(iter(admission.signatures.values()))
     column = TensorSpec(datatype=DataType.FP32, shape=[-1, 1])
     return Signature(inputs={"x": column}, outputs={"y": column})
+
+
+def _methods(admission: Admission | None) -> dict[str, str]:
+    """A signature for classify and one for regress: the model's, where it has them."""
+    signatures = admission.signatures if admission is not None else {}
+    return {
+        method: next((name for name, signature in signatures.items() if signature.method == method), method)
+        for method in ("classify", "regress")
+    }
 
 
 def _parameter(name: str, example: str, description: str) -> dict[str, Any]:
@@ -147,10 +158,9 @@ def _predict_paths(signature: Signature) -> dict[str, Any]:
     }
 
 
-def _v1_paths(signature: Signature) -> dict[str, Any]:
+def _v1_paths(signature: Signature, methods: dict[str, str]) -> dict[str, Any]:
     tag = "TensorFlow Serving"
     body = _json_body({"rows": {"instances": _rows(signature)}, "columns": {"inputs": _columns(signature)}})
-    examples = _json_body({"examples": {"signature_name": "classify", "examples": [{"x": 1.0}]}})
     paths: dict[str, Any] = {
         "/v1/models": {"get": _operation(tag, "v1_models", "Names of the models", path="", errors="400")}
     }
@@ -160,6 +170,7 @@ def _v1_paths(signature: Signature) -> dict[str, Any]:
             "post": _operation(tag, f"v1_predict{which}", "Runs a model", path=base, body=body, errors=_ASKED)
         }
         for method in ("classify", "regress"):
+            examples = _json_body({"examples": {"signature_name": methods[method], "examples": [{"x": 1.0}]}})
             paths[f"{base}:{method}"] = {
                 "post": _operation(
                     tag,

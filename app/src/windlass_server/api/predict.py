@@ -12,16 +12,15 @@ import orjson
 
 from windlass_contract.manifest import Signature
 from windlass_server.errors import Code, ServingError
-from windlass_server.tensors import Tensor
 
 from .class_scores import find_scores, top_classes
 from .exchange import Answer, Request, method_not_allowed
 from .images import check_header, image_tensor, looks_like_image, read_header
 from .json_text import JsonSyntaxError, parse
 from .multipart import only_file
-from .serving import Call, Service, call, default_signature
-from .tfs_json import format_columns, format_rows
-from .tfs_v1 import flattened, predict_inputs
+from .serving import Call, Service, bytes_of, call, convert, default_signature
+from .tfs_json import format_columns
+from .tfs_v1 import format_outputs, predict_inputs
 
 PATTERN = r"/predict(/[^/]+)?"
 _DEFAULT_TOP = 5
@@ -86,13 +85,13 @@ class Predict:
             outputs = await current.infer(how.signature, {how.input: tensor})
             scores = find_scores(current.admission.manifest, outputs)
             if scores is None:
-                return _answer(current, b'"outputs":' + format_columns(outputs).partition(b":")[2][:-1])
+                return _answer(current, format_columns(outputs)[1:-1])
             best = top_classes(current.admission.manifest, scores[0], top)
             return _answer(current, b'"predictions":' + orjson.dumps(best))
 
     async def _json(self, request: Request, model: str, top: int, body: bytes) -> Answer:
         try:
-            document = parse(body, self._service.limits)
+            document = await convert(len(body), parse, body, self._service.limits)
         except JsonSyntaxError as error:
             raise ServingError(
                 Code.INVALID_ARGUMENT,
@@ -102,13 +101,14 @@ class Predict:
             raise ServingError(Code.INVALID_ARGUMENT, 'an object is expected: {"instances": […]} or {"inputs": …}')
         with call(self._service, request, "predict", model) as current:
             name, signature = _signature(current, document.get("signature_name"))
-            inputs, in_rows, flat = predict_inputs(name, signature, document)
+            inputs, in_rows, flat = await convert(len(body), predict_inputs, name, signature, document)
             outputs = await current.infer(name, inputs)
             scores = find_scores(current.admission.manifest, outputs)
             if scores is not None:
                 best = [top_classes(current.admission.manifest, row, top) for row in scores]
                 return _answer(current, b'"predictions":' + orjson.dumps(best))
-            return _answer(current, _plain(outputs, in_rows, flat))
+            plain = await convert(bytes_of(outputs), format_outputs, outputs, in_rows=in_rows, flat=flat)
+            return _answer(current, plain[1:-1])
 
 
 def _signature(current: Call, name: Any) -> tuple[str, Signature]:
@@ -121,13 +121,6 @@ def _signature(current: Call, name: Any) -> tuple[str, Signature]:
             f"model '{current.admission.model}' has no such signature, but {', '.join(sorted(signatures))}",
         )
     return name, signatures[name]
-
-
-def _plain(outputs: dict[str, Tensor], in_rows: bool, flat: bool) -> bytes:
-    """What TensorFlow Serving would answer, without the braces."""
-    if flat:
-        outputs = {name: flattened(tensor) for name, tensor in outputs.items()}
-    return (format_rows(outputs) if in_rows else format_columns(outputs))[1:-1]
 
 
 def _answer(current: Call, fields: bytes) -> Answer:

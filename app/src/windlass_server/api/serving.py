@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 from uuid import uuid4
 
-from windlass_contract.manifest import DataType, Signature, TensorSpec
+from windlass_contract.manifest import Signature, TensorSpec
 from windlass_server.errors import Code, ServingError
 from windlass_server.hosting.hosting import Admission, Hosting
 from windlass_server.predictions.prediction import Prediction, PredictionSink
@@ -19,6 +21,23 @@ from .exchange import ModelError, Request
 from .limits import Limits
 
 DEFAULT_SIGNATURE = "serving_default"
+LARGE = 256 * 1024
+"""Bytes from which on converting a request or an answer is left to a thread, so that the event loop turns."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+async def convert(size: int, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Runs a conversion of about `size` bytes: here if it is short, else in a thread."""
+    if size < LARGE:
+        return function(*args, **kwargs)
+    return await asyncio.to_thread(function, *args, **kwargs)
+
+
+def bytes_of(tensors: Mapping[str, Tensor]) -> int:
+    """How much there is to convert."""
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 @dataclass(frozen=True)
@@ -134,7 +153,7 @@ def shape_text(shape: list[int] | tuple[int, ...] | None) -> str:
     return "[?]" if shape is None else "[" + ",".join(map(str, shape)) + "]"
 
 
-def default_signature(admission: Admission, protocol_hint: str) -> tuple[str, Signature]:
+def default_signature(admission: Admission, remedy: str) -> tuple[str, Signature]:
     """`serving_default`, else the only one. Raises `ServingError` naming them when there are several."""
     signatures = admission.signatures
     name = DEFAULT_SIGNATURE if DEFAULT_SIGNATURE in signatures else next(iter(signatures), "")
@@ -142,9 +161,6 @@ def default_signature(admission: Admission, protocol_hint: str) -> tuple[str, Si
         raise ServingError(
             Code.INVALID_ARGUMENT,
             f"model '{admission.model}' has no signature '{DEFAULT_SIGNATURE}' but "
-            f"{', '.join(sorted(signatures)) or 'none'}: {protocol_hint}",
+            f"{', '.join(sorted(signatures)) or 'none'}: {remedy}",
         )
     return name, signatures[name]
-
-
-FLOATS = frozenset({DataType.FP16, DataType.BF16, DataType.FP32, DataType.FP64})

@@ -54,7 +54,7 @@ def _example(value: Any) -> bytes:
     for name, content in value.items():
         feature = _feature(name, content if isinstance(content, list) else [content])
         features += _field(1, _field(1, name.encode()) + _field(2, feature))
-    return _field(1, features)
+    return _field(1, features) if features else b""
 
 
 def _feature(name: str, values: list[Any]) -> bytes:

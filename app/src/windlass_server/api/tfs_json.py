@@ -344,8 +344,10 @@ def _dump(name: str, tensor: Tensor) -> bytes:
     if datatype is not DataType.BYTES:
         return dump_numbers(tensor)
     as_base64 = name.endswith("_bytes")
-    elements = [_dump_bytes(element, as_base64) for element in tensor.ravel()]
-    return orjson.dumps(_nest(elements, tensor.shape))
+    elements = np.empty(tensor.size, dtype=object)
+    for index, element in enumerate(tensor.ravel()):
+        elements[index] = _dump_bytes(element, as_base64)
+    return orjson.dumps(elements.reshape(tensor.shape).tolist())
 
 
 def _dump_bytes(element: Any, as_base64: bool) -> Any:
@@ -356,12 +358,3 @@ def _dump_bytes(element: Any, as_base64: bool) -> Any:
         except UnicodeDecodeError:
             pass  # no text: it travels as bytes do, instead of breaking the answer's JSON
     return {"b64": base64.b64encode(data).decode()}
-
-
-def _nest(elements: list[Any], shape: tuple[int, ...]) -> Any:
-    if not shape:
-        return elements[0]
-    for size in reversed(shape[1:]):
-        count = len(elements) // size if size else 0
-        elements = [elements[index * size : (index + 1) * size] for index in range(count)]
-    return elements

@@ -21,7 +21,7 @@ from windlass_server.tensors import TENSORFLOW_NAME, Tensor
 
 from .exchange import JSON, Answer, Request, json_answer
 from .json_text import JsonSyntaxError, parse
-from .serving import DEFAULT_SIGNATURE, Call, Service, call, fits, shape_text
+from .serving import DEFAULT_SIGNATURE, Call, Service, bytes_of, call, convert, fits, shape_text
 from .tfs_examples import check_signature, format_classes, format_values, parse_examples
 from .tfs_json import InvalidValueError, format_columns, format_error, format_rows, parse_predict
 
@@ -74,7 +74,8 @@ class TfsV1:
         target = _target(match)
         if request.method == "GET":
             return self._look(target, request)
-        document = _document(await request.body(), self._service)
+        body = await request.body()
+        document = await convert(len(body), _document, body, self._service)
         # In the order of TensorFlow Serving, which decides the error that wins.
         signature_name = document.get("signature_name", "")
         if not isinstance(signature_name, str):
@@ -83,11 +84,12 @@ class TfsV1:
             )
         signature_name = signature_name or DEFAULT_SIGNATURE
         if target.action == "predict":
-            return await self._predict(target, request, document, signature_name)
-        return await self._examples(target, request, document, signature_name)
+            return await self._predict(target, request, body, document, signature_name)
+        examples = await convert(len(body), parse_examples, document)
+        return await self._examples(target, request, examples, signature_name)
 
     async def _predict(
-        self, target: _Target, request: Request, document: dict[str, Any], signature_name: str
+        self, target: _Target, request: Request, body: bytes, document: dict[str, Any], signature_name: str
     ) -> Answer:
         with self._call(target, request) as current:
             signature = current.admission.signatures.get(signature_name)
@@ -95,13 +97,10 @@ class TfsV1:
                 raise ServingError(
                     Code.INVALID_ARGUMENT, f'Serving signature name: "{signature_name}" not found in signature def'
                 )
-            body = await predict_json(current, signature_name, signature, document)
-            return Answer(200, body, headers=current.headers)
+            answer = await predict_json(current, signature_name, signature, document, size=len(body))
+            return Answer(200, answer, headers=current.headers)
 
-    async def _examples(
-        self, target: _Target, request: Request, document: dict[str, Any], signature_name: str
-    ) -> Answer:
-        examples = parse_examples(document)
+    async def _examples(self, target: _Target, request: Request, examples: Tensor, signature_name: str) -> Answer:
         with self._call(target, request) as current:
             check_signature(current.admission.signatures, signature_name, target.action)
             outputs = await current.infer(signature_name, {"inputs": examples})
@@ -138,12 +137,21 @@ class TfsV1:
         return json_answer(body)
 
 
-async def predict_json(current: Call, signature_name: str, signature: Signature, document: dict[str, Any]) -> bytes:
-    """Runs a request in TensorFlow Serving's JSON and gives its answer's body. Raises `ServingError`."""
-    inputs, in_rows, flat = predict_inputs(signature_name, signature, document)
+async def predict_json(
+    current: Call, signature_name: str, signature: Signature, document: dict[str, Any], *, size: int
+) -> bytes:
+    """Runs a request in TensorFlow Serving's JSON and gives its answer's body. `size`: bytes that it came in.
+    Raises `ServingError`.
+    """
+    inputs, in_rows, flat = await convert(size, predict_inputs, signature_name, signature, document)
     outputs = await current.infer(signature_name, inputs)
+    return await convert(bytes_of(outputs), format_outputs, outputs, in_rows=in_rows, flat=flat)
+
+
+def format_outputs(outputs: dict[str, Tensor], *, in_rows: bool, flat: bool) -> bytes:
+    """The answer's body, in rows or columns as the request was. Raises `ServingError`."""
     if flat:
-        outputs = {name: flattened(tensor) for name, tensor in outputs.items()}
+        outputs = {name: _flattened(tensor) for name, tensor in outputs.items()}
     return format_rows(outputs) if in_rows else format_columns(outputs)
 
 
@@ -181,7 +189,7 @@ def _is_column(spec: TensorSpec) -> bool:
     return spec.shape == [-1, 1]
 
 
-def flattened(tensor: Tensor) -> Tensor:
+def _flattened(tensor: Tensor) -> Tensor:
     """[n,1] as [n]; others as they are."""
     return tensor.reshape(-1) if tensor.ndim == 2 and tensor.shape[1] == 1 else tensor
 
