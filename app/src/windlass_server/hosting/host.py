@@ -197,36 +197,32 @@ class Host:
         try:
             if slot.resident is None:
                 slot.resident = self._make_resident(await self._order(slot), self._changed)
-                slot.failure, slot.attempts = None, 0
+            slot.failure = None
             await slot.resident.prepare()
         except SamplesUnavailable as error:
-            self._try_later(slot, Gate.ACCEPTANCE, Reason.SAMPLES_UNAVAILABLE, str(error))
+            slot.failure = Failure(gate=Gate.ACCEPTANCE, reason=Reason.SAMPLES_UNAVAILABLE, message=str(error)[:2000])
         except Exception as error:
             # A fault of this program, not of the version: reported, tried again, and others get their turn.
             log.exception("preparing broke", version=str(slot.key))
             message = f"this replica couldn't prepare it: {type(error).__name__}: {error}"
-            self._try_later(slot, Gate.LOAD, Reason.RUNTIME_UNAVAILABLE, message)
+            slot.failure = Failure(gate=Gate.LOAD, reason=Reason.RUNTIME_UNAVAILABLE, message=message[:2000])
         if slot.phase is not Phase.PREPARING:
             return
         about = {"model": slot.key.model, "version": slot.key.version}
         match slot.state:
             case VersionState.PREPARED:
-                slot.phase = Phase.RESIDENT
+                slot.phase, slot.attempts = Phase.RESIDENT, 0
                 log.info("version prepared", **about)
             case VersionState.FAILED:
                 slot.phase = Phase.FAILED
                 log.error("version failed", reason=slot.message, **about)
             case _:
-                slot.phase = Phase.IDLE
-                log.warning("version waits", reason=slot.message, **about)
+                delay = min(RETRY_FIRST_SECONDS * 2.0**slot.attempts, RETRY_LAST_SECONDS)
+                slot.phase, slot.attempts = Phase.IDLE, slot.attempts + 1
+                slot.retry_at = asyncio.get_running_loop().time() + delay
+                self._later(f"retry {slot.key}", delay)
+                log.warning("version waits", reason=slot.message, retry_seconds=delay, **about)
         self._changed()
-
-    def _try_later(self, slot: Slot, gate: Gate, reason: Reason, message: str) -> None:
-        delay = min(RETRY_FIRST_SECONDS * 2.0**slot.attempts, RETRY_LAST_SECONDS)
-        slot.attempts += 1
-        slot.retry_at = asyncio.get_running_loop().time() + delay
-        slot.failure = Failure(gate=gate, reason=reason, message=message[:2000])
-        self._later(f"retry {slot.key}", delay)
 
     async def _order(self, slot: Slot) -> Order:
         reference = slot.planned.samples

@@ -34,8 +34,6 @@ class HeldResident(Protocol):
     @property
     def signatures(self) -> Mapping[str, Signature]: ...
     @property
-    def retry_due(self) -> bool: ...
-    @property
     def stuck(self) -> bool: ...
     def report(self) -> VersionReport: ...
     async def prepare(self) -> None: ...
@@ -76,9 +74,9 @@ class Slot:
     """Why there is no resident yet."""
     was_prepared: bool = False
     attempts: int = 0
-    """To get as far as having a resident, in vain."""
+    """To prepare it, in vain."""
     retry_at: float = 0.0
-    """When the next one is due, on the event loop's clock. A resident says itself when it can be tried again."""
+    """When the next one is due, on the event loop's clock."""
     waiting: int = 0
     """Requests admitted by weight and not answered yet."""
     waiting_explicit: int = 0
@@ -132,8 +130,7 @@ class Slot:
 
     def view(self, *, routed: bool, now: float) -> View:
         """As the order of actions sees it."""
-        due = self.retry_at <= now and (self.resident is None or self.resident.retry_due)
-        return View(self.key, self.phase, routed, self.samples, due=due)
+        return View(self.key, self.phase, routed, self.samples, due=self.retry_at <= now)
 
     def report(self) -> VersionReport:
         """What the operator is told of it."""
