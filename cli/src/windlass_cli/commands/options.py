@@ -16,7 +16,7 @@ from windlass_contract.document import DocumentError
 from windlass_contract.identifiers import ModelName, ServerName, Version
 from windlass_contract.manifest import DataType, ImageInput
 
-_SPEC = re.compile(r"(?P<name>[^=\[\]]+)=(?P<datatype>[A-Za-z0-9]+)\[(?P<shape>( *(-1|[0-9]{1,9}) *(,|(?=\\])))*)\\]")
+_SPEC = re.compile(r"(?P<name>[^=\[\]]+)=(?P<datatype>[A-Za-z0-9]+)\[(?P<shape>[-0-9, ]*)\]")
 _SIZE = re.compile(r"(\d{1,4})x(\d{1,4})(?:x([134]))?")
 
 
@@ -101,13 +101,18 @@ def input_specs(texts: list[str]) -> dict[str, dict[str, Any]]:
     specs = {}
     for text in texts:
         match = _SPEC.fullmatch(text.strip())
-        if match is None or match["datatype"].upper() not in list(DataType):
+        sizes = [size.strip() for size in match["shape"].split(",") if size.strip()] if match else []
+        known = match is not None and match["datatype"].upper() in list(DataType)
+        if match is None or not known or not all(re.fullmatch("-1|[0-9]{1,9}", size) for size in sizes):
             raise typer.BadParameter(
                 f"{text!r}: NAME=TYPE[SHAPE] is expected, as in 'image=UINT8[-1,28,28]'; types: "
                 f"{', '.join(DataType)}; -1: any size"
             )
-        shape = [int(size) for size in match["shape"].split(",") if size.strip()]
-        specs[match["name"].strip()] = {"dtype": tensorflow_name(DataType(match["datatype"].upper())), "shape": shape}
+        datatype = DataType(match["datatype"].upper())
+        specs[match["name"].strip()] = {
+            "dtype": tensorflow_name(datatype),
+            "shape": [int(size) for size in sizes],
+        }
     return specs
 
 

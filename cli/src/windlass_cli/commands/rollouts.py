@@ -120,6 +120,7 @@ def watch(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Only this one's model.")] = None,
     directory: Directory = Path(),
     state: State = None,
+    once: Annotated[bool, typer.Option("--once", help="Show it as it is now, and end.")] = False,
     until: Annotated[
         str | None,
         typer.Option(
@@ -138,6 +139,9 @@ def watch(
     source = open_source(directory, state)
     if name is not None:
         find(source.snapshot(), name, source.place)
+    if once:
+        out.print(live_view(source.snapshot(), datetime.now(UTC), name), soft_wrap=False)
+        return
     deadline = time.monotonic() + timeout if until is not None else None
     shown = (
         _watch_live(source, name, until, deadline) if out.is_terminal else _watch_lines(source, name, until, deadline)

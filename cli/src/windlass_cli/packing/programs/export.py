@@ -17,6 +17,10 @@ from .program import Teller, load_module, run
 _AUTOMATIC_INPUTS = re.compile(r"(input|input_layer|inputs|keras_tensor|.*_input)(_\d+)?")
 
 
+_NO_TENSORS = (NotImplementedError, TypeError, AttributeError, ValueError)
+"""What Python code raises that was written for values, not for a graph's tensors."""
+
+
 @dataclass
 class Core:
     """The model without preprocessing: `call` takes its inputs by name and gives its outputs by name."""
@@ -182,7 +186,14 @@ def _with_preprocessing(
     traced = tf.function(function) if inspect.isfunction(function) else function
 
     def serve(inputs: Mapping[str, Any]) -> dict[str, Any]:
-        prepared = traced(**inputs)
+        try:
+            prepared = traced(**inputs)
+        except _NO_TENSORS as error:
+            raise UserError(
+                f"--preprocess: {attribute} can't become part of the model's graph; write it with tf operations "
+                "(numpy, PIL and .numpy() need values, which are only there when a request comes): "
+                f"{_last_line(error)}"
+            ) from error
         if not isinstance(prepared, Mapping):
             values = list(prepared) if isinstance(prepared, (list, tuple)) else [prepared]
             if len(values) != len(core.inputs):
@@ -198,6 +209,11 @@ def _with_preprocessing(
         return core.call(prepared)
 
     return specs, serve, [value for value in vars(module).values() if _is_trackable(value)]
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"
 
 
 def _check_shapes(prepared: Mapping[str, Any], specs: Mapping[str, Any], attribute: str) -> None:

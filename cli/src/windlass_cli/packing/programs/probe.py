@@ -29,7 +29,7 @@ from windlass_contract.manifest import DataType, ImageInput, ModelFormat, Parity
 from .program import Teller, run
 
 TFLITE_FILE = "model.tflite"
-_MEMORY_STEP = 1024 * 1024
+_MEMORY_STEP = 16 * 1024 * 1024
 MAX_PARITY_BYTES = 64 * 1024 * 1024
 
 
@@ -97,7 +97,8 @@ def _go_on_in_child() -> None:
 
 
 def private_memory() -> int | None:
-    """Bytes that only this process holds, rounded up to a MiB; None where the system doesn't say."""
+    """Bytes that only this process holds, rounded up to 16 MiB so that packing again gives the same manifest; None
+    where the system doesn't say."""
     path = Path("/proc/self/smaps_rollup")
     if not path.exists():
         return None
