@@ -213,7 +213,8 @@ class Api:
         scope = {
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
             "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "client": None,
-            "server": ("test", 80), "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+            "server": ("test", 80),
+            "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
         }  # fmt: skip
         await self.app(scope, receive, send)
         return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])

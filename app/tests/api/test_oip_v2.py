@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - tables of requests and errors, one to a line
 """Open Inference Protocol v2: what is there, and what JSON requests are answered."""
 
 import re

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - tables of requests and errors, one to a line
 """TensorFlow Serving's v1: each refusal, in its words and in its order."""
 
 import json

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - tables of requests and errors, one to a line
 """TensorFlow Serving's v1: what is asked in the way of its documentation is answered as its documentation says."""
 
 import base64

@@ -8,7 +8,6 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from windlass_server.errors import Code, ServingError
 
 _MAX_PARTS = 32
-_MAX_HEADER_BYTES = 16 * 1024
 
 
 def only_file(body: bytes, content_type: bytes) -> bytes:
@@ -65,15 +64,9 @@ class _Parts:
 
     def _header_name(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]
-        self._bounded()
 
     def _header_value(self, data: bytes, start: int, end: int) -> None:
         self._value += data[start:end]
-        self._bounded()
-
-    def _bounded(self) -> None:
-        if len(self._name) + len(self._value) > _MAX_HEADER_BYTES:
-            raise ServingError(Code.INVALID_ARGUMENT, "a header of the multipart form is too long")
 
     def _header_end(self) -> None:
         if self._name.lower() == b"content-disposition":

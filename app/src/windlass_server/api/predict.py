@@ -112,7 +112,7 @@ class Predict:
 
 
 def _signature(current: Call, name: Any) -> tuple[str, Signature]:
-    if name in {None, ""}:
+    if name is None or name == "":
         return default_signature(current.admission, _SIGNATURE_HINT)
     signatures = current.admission.signatures
     if not isinstance(name, str) or name not in signatures:
