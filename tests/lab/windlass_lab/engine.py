@@ -113,7 +113,7 @@ def start(home: Home) -> None:
             if own(home):
                 return
             time.sleep(0.3)
-        if attempts == 3 or time.monotonic() > until:  # noqa: PLR2004
+        if attempts == 3 or time.monotonic() > until:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             raise LabError(f"dockerd doesn't answer, or ended (code {daemon.poll()}); its log {log} ends:\n{tail}")
         time.sleep(2)  # right after a kill the old daemon's mounts and containerd may linger for a moment

@@ -123,7 +123,11 @@ def helm(request: pytest.FixtureRequest, standing_lab: StandingLab, namespace: N
     """Helm in the test's namespace, once of each major version."""
     command = standing_lab.helms().get(request.param)
     if command is None:
-        _leave_out(LabError(f"no Helm {request.param} on the PATH, and the lab uses the system's; install it as helm{request.param}"))
+        _leave_out(
+            LabError(
+                f"no Helm {request.param} on the PATH, and the lab uses the system's; install it as helm{request.param}"
+            )
+        )
         raise AssertionError
     return Helm(command, request.param, namespace)
 

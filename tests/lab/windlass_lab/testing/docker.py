@@ -58,7 +58,9 @@ class ComposeProject:
 
     def __call__(self, *arguments: str, timeout: float = 300) -> str:
         """`docker compose …` on this project."""
-        return self.engine("compose", "--project-name", self.name, "--project-directory", self.folder, *arguments, timeout=timeout)
+        return self.engine(
+            "compose", "--project-name", self.name, "--project-directory", self.folder, *arguments, timeout=timeout
+        )
 
     def up(self, *options: str, timeout: float = 300) -> None:
         """`up --detach --wait`: back when all is running or healthy."""
@@ -72,7 +74,11 @@ class ComposeProject:
 
     def evidence(self, folder: Path) -> None:
         """Keeps what helps to understand a failure."""
-        for name, arguments in {"ps": ["ps", "--all"], "logs": ["logs", "--timestamps", "--no-color"], "config": ["config"]}.items():
+        for name, arguments in {
+            "ps": ["ps", "--all"],
+            "logs": ["logs", "--timestamps", "--no-color"],
+            "config": ["config"],
+        }.items():
             keep(folder / f"compose-{name}.txt", lambda arguments=arguments: self(*arguments))
         keep(folder / "compose-containers.json", lambda: json.dumps(self.containers(), indent=1))
 
@@ -103,7 +109,11 @@ class Swarm:
 
     def running(self, service: str) -> list[dict[str, str]]:
         """Its tasks that run and shall run."""
-        return [task for task in self.tasks(service) if task["DesiredState"] == "Running" and task["CurrentState"].startswith("Running")]
+        return [
+            task
+            for task in self.tasks(service)
+            if task["DesiredState"] == "Running" and task["CurrentState"].startswith("Running")
+        ]
 
     def update_state(self, service: str) -> str:
         """The state of its last update, such as "updating", "completed" or "rollback_completed"; "" when there was none."""
@@ -113,15 +123,24 @@ class Swarm:
         """Keeps what helps to understand a failure."""
         for stack in self.stacks:
             for name in self.engine("stack", "services", "--format", "{{.Name}}", stack).split():
-                keep(folder / f"swarm-{name}-tasks.txt", lambda name=name: self.engine("service", "ps", "--no-trunc", name))
-                keep(folder / f"swarm-{name}-logs.txt", lambda name=name: self.engine("service", "logs", "--timestamps", "--no-trunc", name, timeout=30))
+                keep(
+                    folder / f"swarm-{name}-tasks.txt",
+                    lambda name=name: self.engine("service", "ps", "--no-trunc", name),
+                )
+                keep(
+                    folder / f"swarm-{name}-logs.txt",
+                    lambda name=name: self.engine("service", "logs", "--timestamps", "--no-trunc", name, timeout=30),
+                )
 
     def remove_stacks(self) -> None:
         """Removes the stacks and waits until their containers are gone."""
         for stack in self.stacks:
             self.engine("stack", "rm", stack)
             label = f"label=com.docker.stack.namespace={stack}"
-            until(f"the containers of {stack} are gone", lambda label=label: not self.engine("ps", "--all", "--quiet", "--filter", label).strip())
+            until(
+                f"the containers of {stack} are gone",
+                lambda label=label: not self.engine("ps", "--all", "--quiet", "--filter", label).strip(),
+            )
         self.stacks.clear()
 
 
@@ -133,7 +152,9 @@ def start_swarm(engine: DockerEngine) -> Swarm:
             f"making {lab.engine.name!r} a Swarm changes an engine that the lab didn't make; LAB_ENGINE={lab.engine.name} lets the tests do it"
         )
     if lab.engine.swarm == "active" and lab.state.mode == "system":
-        raise LabError(f"the engine {lab.engine.name!r} is in a Swarm already, which the tests would change; leave it first")
+        raise LabError(
+            f"the engine {lab.engine.name!r} is in a Swarm already, which the tests would change; leave it first"
+        )
     if engine("info", "--format", "{{.Swarm.LocalNodeState}}").strip() != "active":
         engine("swarm", "init", "--advertise-addr", "127.0.0.1", "--listen-addr", "127.0.0.1:2377")
     return Swarm(engine)
@@ -146,4 +167,3 @@ def keep(file: Path, text: Any) -> None:
     except (LabError, OSError, ValueError, KeyError) as error:
         content = f"couldn't be had: {error}"
     file.write_text(content, encoding="utf-8")
-

@@ -60,8 +60,13 @@ class Namespace:
     def create(self, labels: dict[str, str] | None = None) -> None:
         """Makes it, with labels (such as those of Pod Security)."""
         metadata = {"name": self.name, "labels": {"windlass.dev/lab": "test", **(labels or {})}}
-        self.cluster.kubectl("create", "-f", "-", given=json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))
-        until("the default service account is there", lambda: self.kubectl("get", "serviceaccount", "default", "--output=name"))
+        self.cluster.kubectl(
+            "create", "-f", "-", given=json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+        )
+        until(
+            "the default service account is there",
+            lambda: self.kubectl("get", "serviceaccount", "default", "--output=name"),
+        )
 
     def kubectl(self, *arguments: str, given: str | None = None, timeout: float = 120) -> str:
         """`kubectl --namespace …`; gives its standard output. Raises `CommandFailed`."""
@@ -103,7 +108,11 @@ class Namespace:
         """A port of loopback that leads to `port` of a Pod or Service; free again afterwards."""
         arguments = ["kubectl", "--namespace", self.name, "port-forward", target, f":{port}"]
         with subprocess.Popen(
-            arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | self.cluster.environment
+            arguments,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | self.cluster.environment,
         ) as process:
             assert process.stdout is not None
             try:
@@ -118,7 +127,10 @@ class Namespace:
     def evidence(self, folder: Path) -> None:
         """Keeps Pods' logs (of the container before a restart too), events and descriptions."""
         keep(folder / "events.txt", lambda: self.kubectl("get", "events", "--sort-by=.lastTimestamp", "--output=wide"))
-        keep(folder / "objects.txt", lambda: self.kubectl("get", "all,configmaps,persistentvolumeclaims", "--output=wide"))
+        keep(
+            folder / "objects.txt",
+            lambda: self.kubectl("get", "all,configmaps,persistentvolumeclaims", "--output=wide"),
+        )
         keep(folder / "pods-described.txt", lambda: self.kubectl("describe", "pods"))
         keep(folder / "nodes.txt", lambda: self.cluster.kubectl("describe", "nodes"))
         try:
@@ -132,8 +144,12 @@ class Namespace:
             for container in (each["name"] for each in containers):
                 logs = ("logs", name, f"--container={container}", "--timestamps", "--tail=2000")
                 keep(folder / f"{name}.{container}.log", lambda logs=logs: self.kubectl(*logs))
-                if any(s["name"] == container and s["restartCount"] for s in pod["status"].get("containerStatuses", [])):
-                    keep(folder / f"{name}.{container}.previous.log", lambda logs=logs: self.kubectl(*logs, "--previous"))
+                if any(
+                    s["name"] == container and s["restartCount"] for s in pod["status"].get("containerStatuses", [])
+                ):
+                    keep(
+                        folder / f"{name}.{container}.previous.log", lambda logs=logs: self.kubectl(*logs, "--previous")
+                    )
 
     def delete(self) -> None:
         """Deletes it with all that is in it, without waiting for the end of that."""
@@ -149,5 +165,10 @@ class Helm:
     def __call__(self, *arguments: str | Path, timeout: float = 300) -> str:
         """`helm --namespace …`; gives its standard output. Raises `CommandFailed`."""
         return run(
-            self.command, "--namespace", self.namespace.name, *arguments, environment=self.namespace.cluster.environment, timeout=timeout
+            self.command,
+            "--namespace",
+            self.namespace.name,
+            *arguments,
+            environment=self.namespace.cluster.environment,
+            timeout=timeout,
         )
