@@ -138,6 +138,7 @@ class Operator:
         start = [str(script)] if script else ["-m", "windlass_operator.main"]
         self.logs: list[dict[str, Any]] = []
         self.text: list[str] = []
+        self.output: list[str] = []
         self.process = subprocess.Popen(
             [
                 sys.executable,
@@ -154,12 +155,14 @@ class Operator:
                 "debug",
                 *flags,
             ],
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **(env or {})},
         )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read, self._read_output)]
+        for reader in self._readers:
+            reader.start()
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -167,6 +170,11 @@ class Operator:
             self.text.append(line)
             with contextlib.suppress(ValueError):
                 self.logs.append(json.loads(line))
+
+    def _read_output(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output.append(line.strip())
 
     def said(self, event: str, **fields: Any) -> dict[str, Any] | None:
         """The first line of the log that says this."""
@@ -207,9 +215,11 @@ class Operator:
         if self.process.poll() is None:
             self.process.send_signal(number)
         code = self.process.wait(DEADLINE)
-        self._reader.join(DEADLINE)
-        assert self.process.stderr is not None
-        self.process.stderr.close()
+        for reader in self._readers:
+            reader.join(DEADLINE)
+        for stream in (self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
         return code
 
 
@@ -328,10 +338,26 @@ class Stage:
         self.workspace = workspace
         self.operators: list[Operator] = []
         self.replicas: list[Replica] = []
+        self._watchers: list[threading.Thread] = []
+        self._closing = False
 
     def operator(self, *flags: str, script: Path | None = None, env: dict[str, str] | None = None) -> Operator:
         self.operators.append(Operator(self.workspace, *flags, script=script, env=env))
         return self.operators[-1]
+
+    def revive_after(self, operator: Operator) -> None:
+        """Starts another when this one has died."""
+
+        def watch() -> None:
+            operator.process.wait()
+            if not self._closing:
+                self.operator()
+
+        self._watchers.append(threading.Thread(target=watch, daemon=True))
+        self._watchers[-1].start()
+
+    def until(self, condition: Callable[[], Any], what: Callable[[], Any] = lambda: "") -> Any:
+        return wait_until(condition, what)
 
     def url(self) -> str | None:
         """Of the operator that acts, or else any."""
@@ -344,10 +370,13 @@ class Stage:
         return self.replicas[-1]
 
     def close(self) -> None:
+        self._closing = True
         for replica in self.replicas:
             replica.stop()
         for operator in self.operators:
             operator.stop(signal.SIGKILL)
+        for watcher in self._watchers:
+            watcher.join(DEADLINE)
 
 
 @pytest.fixture
@@ -357,6 +386,12 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
         yield stage
     finally:
         stage.close()
+
+
+@pytest.fixture
+def new_stage() -> Callable[[Path], Stage]:
+    """For tests that need several; they close them."""
+    return lambda folder: Stage(Workspace(folder))
 
 
 @pytest.fixture

@@ -160,11 +160,13 @@ def test_two_files_that_name_one_version_with_different_digests_start_nothing(
     stage: Any, workspace: Any, digest_of: Callable[[str], str]
 ) -> None:
     workspace.write("m-1", 1)
-    stage.operator()
+    operator = stage.operator()
     stage.replica()
     workspace.await_committed(1)
-    workspace.write("m-2", 2, artifact={"uri": "volume://m", "digest": digest_of("one")}, state="Retired")
+    assert operator.stop() == 0
+    workspace.write("m-2", 2, artifact={"uri": "volume://m", "digest": digest_of("one")})
     workspace.write("m-2-too", 2, artifact={"uri": "volume://m", "digest": digest_of("another")})
+    stage.operator()
     workspace.await_phase("m-2-too", "Conflict")
     workspace.await_phase("m-2", "Conflict")
     assert workspace.committed() == 1

@@ -201,7 +201,7 @@ class ServerWorker:
         if not outcome.gathering:  # until then there are none
             await tools.show(self.server, outcome.statuses)
         remarks = tuple(
-            Event("", "Warning", "Remark", remark) for remark in outcome.remarks if remark not in self._remarks
+            Event("", "Normal", "Remark", remark) for remark in outcome.remarks if remark not in self._remarks
         )
         self._remarks = outcome.remarks
         await self._record_events((*outcome.events, *remarks))
