@@ -32,16 +32,20 @@ class Action(StrEnum):
     """Lift quarantine or hold of this version's digest."""
 
 
+DecisionId = ServerName
+"""A name as a server's: it stands in the file's name and in an annotation's key."""
+
+
 class DecisionSpec(StrictDocument):
     """One decision about one version. It counts only while `digest` (and `step`, if given) are what is there."""
 
-    id: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+    id: DecisionId
     action: Action
     server: ServerName
     model: ModelName
     version: Version
     digest: Digest
-    step: Annotated[int, Field(ge=0)] | None = None
+    step: Annotated[int, Field(ge=0, strict=True)] | None = None
     by: Annotated[str, Field(max_length=256)] = ""
     at: Annotated[str, Field(max_length=64)] = ""
     """RFC 3339; for people, nothing is decided by it."""

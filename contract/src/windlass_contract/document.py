@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from dataclasses import dataclass
 from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
+
+from .wording import field_of, remedy, shown
+
+MAX_DEPTH = 64
+"""Levels of lists and mappings in a document."""
+_MAX_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,10 @@ class DocumentError(ValueError):
         self.source = source
         """File name or other origin, as the user knows it."""
         self.problems = problems
-        super().__init__(f"{source}: " + "; ".join(str(problem) for problem in problems))
+        listed = [str(problem) for problem in problems[:_MAX_LISTED]]
+        if len(problems) > _MAX_LISTED:
+            listed.append(f"and {len(problems) - _MAX_LISTED} more")
+        super().__init__(f"{source}: " + "; ".join(listed))
 
 
 class Document(BaseModel):
@@ -60,7 +71,11 @@ class Document(BaseModel):
         try:
             return cls.model_validate(value)
         except ValidationError as error:
-            raise DocumentError(source, [_problem(detail) for detail in error.errors()]) from error
+            problems = [
+                Problem(field_of(detail["loc"]), shown(detail), remedy(detail))
+                for detail in error.errors(include_url=False)
+            ]
+            raise DocumentError(source, problems) from error
 
     @classmethod
     def parse_json(cls, data: bytes | str, source: str, max_bytes: int = 4 * 1024 * 1024) -> Self:
@@ -75,48 +90,122 @@ class StrictDocument(Document):
 
 
 def load_json(data: bytes | str, source: str, max_bytes: int = 4 * 1024 * 1024) -> Any:
-    """Decodes JSON without NaN, of at most `max_bytes`. Raises `DocumentError`."""
-    if len(data) > max_bytes:
-        raise DocumentError(source, [Problem("", "", f"it has {len(data)} bytes; at most {max_bytes} are read")])
+    """Decodes JSON of at most `max_bytes` and `MAX_DEPTH` levels, without NaN, infinity, half characters and keys given
+    twice. Raises `DocumentError`.
+    """
+    _check_size(data, source, max_bytes)
     try:
-        return json.loads(data, parse_constant=_refuse_constant)
+        value = json.loads(data, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_single_keys)
+        if "\\u" in (data if isinstance(data, str) else data.decode("utf-8", "replace")):
+            # Half a surrogate pair can be written with \\u, but is no character: nobody could write it on.
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise DocumentError(source, [Problem("", "", f"it is not JSON ({error})")]) from error
+        reason: object = error
+        if isinstance(error, RecursionError):
+            reason = _TOO_DEEP
+        elif isinstance(error, UnicodeEncodeError):
+            reason = f"{error.object[error.start : error.end]!r} is half a surrogate pair, and no character"
+        raise DocumentError(source, [Problem("", "", f"it is not JSON ({reason})")]) from error
+    _check_depth(value, source)
+    return value
 
 
 def load_yaml(data: bytes | str, source: str, max_bytes: int = 1024 * 1024) -> Any:
-    """Decodes one YAML document of plain values, without aliases, of at most `max_bytes`. Raises `DocumentError`."""
-    if len(data) > max_bytes:
-        raise DocumentError(source, [Problem("", "", f"it has {len(data)} bytes; at most {max_bytes} are read")])
+    """Decodes one YAML document of plain values, of at most `max_bytes` and `MAX_DEPTH` levels, without aliases
+    and keys given twice. Times stay text. Raises `DocumentError`.
+    """
+    _check_size(data, source, max_bytes)
     try:
+        depth = 0
         for token in yaml.scan(data, Loader=yaml.SafeLoader):
+            line = token.start_mark.line + 1
             if isinstance(token, yaml.AliasToken):
-                line = token.start_mark.line + 1
                 raise DocumentError(
                     source, [Problem("", "", f"line {line}: aliases (*name) are not read; write it out")]
                 )
-        return yaml.safe_load(data)
+            depth += isinstance(token, _BEGINNINGS) - isinstance(token, _ENDS)
+            if depth > MAX_DEPTH:
+                raise DocumentError(source, [Problem("", "", f"line {line}: {_TOO_DEEP}")])
+        return yaml.load(data, Loader=_YamlLoader)  # noqa: S506  # a SafeLoader, stricter
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         if isinstance(error, DocumentError):
             raise
-        raise DocumentError(source, [Problem("", "", f"it is not YAML ({' '.join(str(error).split())})")]) from error
+        reason = re.sub(r'in "<(unicode|byte) string>", ', "at ", " ".join(str(error).split()))
+        if "expected a single document" in reason:
+            reason = "one document is expected: put each into a file of its own"
+        raise DocumentError(source, [Problem("", "", f"it is not YAML ({reason})")]) from error
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """Refuses what hides an error: a key given twice (the last would win), and numbers that JSON hasn't."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if isinstance(key_node, yaml.ScalarNode):
+                if key_node.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key_node.value!r} is given twice", key_node.start_mark
+                    )
+                seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        value = super().construct_yaml_float(node)
+        if not math.isfinite(value):
+            raise yaml.constructor.ConstructorError(None, None, f"{node.value} is no finite number", node.start_mark)
+        return float(value)
+
+
+_YamlLoader.add_constructor("tag:yaml.org,2002:float", _YamlLoader.construct_yaml_float)
+# A time without quotes stays what was written.
+_YamlLoader.add_constructor("tag:yaml.org,2002:timestamp", lambda _loader, node: str(node.value))
+
+_BEGINNINGS = (
+    yaml.BlockMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.FlowSequenceStartToken,
+)
+_ENDS = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
+_TOO_DEEP = f"it is nested more than {MAX_DEPTH} levels deep"
+
+
+def _check_size(data: bytes | str, source: str, max_bytes: int) -> None:
+    if len(data) > max_bytes:
+        raise DocumentError(source, [Problem("", "", f"it has {len(data)} bytes; at most {max_bytes} are read")])
+
+
+def _check_depth(value: Any, source: str) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            child
+            for each in level
+            if isinstance(each, dict | list)
+            for child in (each.values() if isinstance(each, dict) else each)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise DocumentError(source, [Problem("", "", _TOO_DEEP)])
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _problem(detail: Any) -> Problem:
-    """One pydantic error in the words of the person who wrote the document."""
-    field = ""
-    for part in detail["loc"]:
-        field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else str(part)
-    kind = detail["type"]
-    if kind == "missing":
-        return Problem(field, "", "it is missing and has to be given")
-    shown = json.dumps(detail["input"], default=str)
-    shown = shown if len(shown) <= 60 else shown[:57] + "…"
-    if kind == "extra_forbidden":
-        return Problem(field, shown, "there is no such field here; check its spelling and indentation")
-    message = detail["msg"].removeprefix("Value error, ")
-    return Problem(field, shown, message[0].lower() + message[1:])
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large a number")
+    return value
+
+
+def _single_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice!r} is given twice")
+    return value

@@ -3,23 +3,50 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
 GROUP = "windlass.dev"
 API_VERSION = f"{GROUP}/v1alpha1"
 
+WORDS: dict[str, str] = {}
+"""What each pattern asks for, in words."""
+
+
+def like(pattern: str, words: str, **bounds: int) -> Any:
+    """A field of text that looks like `pattern`; `words` are what users read when it doesn't."""
+    WORDS[pattern] = words
+    return Field(pattern=pattern, **bounds)  # type: ignore[call-overload]  # its overloads take no **
+
+
 MAX_VERSION = 2**53 - 1
 """Versions are TensorFlow Serving's int64, kept to what every JSON parser reads exactly."""
 
-ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")]
+_NAME = like(
+    r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$",
+    "write at most 63 letters, digits, '.', '_' and '-', with a letter or digit at both ends, as in cats-dogs",
+)
+
+ModelName = Annotated[str, _NAME]
 """A model's name: it stands in URLs, labels of metrics and folders. No `/`, no `:`, at most 63 characters."""
 
-ServerName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+ServerName = Annotated[
+    str,
+    like(
+        r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+        "write at most 63 small letters, digits and '-', with a letter or digit at both ends, as in cats-dogs",
+    ),
+]
 """A server's name: a DNS label, since Kubernetes, Compose and Swarm name services so."""
 
-ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
+ObjectName = Annotated[
+    str,
+    like(
+        r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$",
+        "write at most 253 small letters, digits, '-' and '.', with a letter or digit at both ends, as in cats-dogs-4",
+    ),
+]
 """`metadata.name`: a DNS subdomain."""
 
 Version = Annotated[int, Field(ge=0, le=MAX_VERSION, strict=True)]
@@ -33,19 +60,35 @@ def _key(value: object) -> object:
 VersionKey = Annotated[Version, BeforeValidator(_key)]
 """A version as a key: a number in Python, its decimal digits in JSON."""
 
-Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Digest = Annotated[
+    str,
+    like(
+        r"^sha256:[0-9a-f]{64}$",
+        "write sha256: and 64 hexadecimal digits in small letters; windlass pack prints a version's digest",
+    ),
+]
 
-Duration = Annotated[str, Field(pattern=r"^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$", min_length=2)]
+Duration = Annotated[
+    str,
+    like(
+        r"^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$",
+        "write whole hours, minutes and seconds, as in 10m or 1h30m",
+        min_length=2,
+    ),
+]
 """Whole hours, minutes and seconds, as in `1h30m`, `10m` or `45s`."""
 
-Percentage = Annotated[str, Field(pattern=r"^(100(\.0)?|[0-9]{1,2}(\.[0-9])?)%$")]
+Percentage = Annotated[
+    str,
+    like(
+        r"^(100(\.0)?|[0-9]{1,2}(\.[0-9])?)%$",
+        "write a share from 0% to 100% with at most one decimal, as in 25% or 0.5%",
+    ),
+]
 """A share with at most one decimal, as in `0.5%`: traffic is split in thousandths."""
 
 Labels = Annotated[
-    dict[
-        Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$")], Annotated[int, Field(ge=0)]
-    ],
-    Field(max_length=32),
+    dict[Annotated[str, _NAME], Annotated[int, Field(ge=0, le=MAX_VERSION, strict=True)]], Field(max_length=32)
 ]
 """TensorFlow Serving's version labels: label to version."""
 

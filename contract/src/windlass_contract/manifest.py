@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from .canonical import digest_of
 from .document import Document
-from .identifiers import ModelName, Version
+from .identifiers import ModelName, Version, like
 
 MANIFEST_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
@@ -77,7 +77,7 @@ class FileEntry(Document):
     """Relative to the version's folder, POSIX, without `.`, `..`, empty or hidden-by-case parts."""
     size: Annotated[int, Field(ge=0, le=MAX_FILE_BYTES, strict=True)]
     """Bytes."""
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, like(r"^[0-9a-f]{64}$", "write 64 hexadecimal digits in small letters")]
 
     @field_validator("path")
     @classmethod

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from .document import StrictDocument
-from .identifiers import Digest, Duration, ModelName, ObjectName, Percentage, ServerName, Version
+from .identifiers import Digest, Duration, ModelName, ObjectName, Percentage, ServerName, Version, like
 
 
 class State(StrEnum):
@@ -34,11 +34,15 @@ class SignatureChange(StrEnum):
     ALLOW = "Allow"
 
 
+Namespace = ServerName
+"""A Kubernetes namespace: a DNS label, as a server's name is."""
+
+
 class ObjectMeta(StrictDocument):
     """The part of Kubernetes' metadata that people write."""
 
     name: ObjectName
-    namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")] = "default"
+    namespace: Namespace = "default"
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
 
@@ -46,7 +50,14 @@ class ObjectMeta(StrictDocument):
 class ArtifactSource(StrictDocument):
     """Where the files are, and what they have to be."""
 
-    uri: Annotated[str, Field(max_length=2048, pattern=r"^[a-z][a-z0-9+.-]*://.*$")]
+    uri: Annotated[
+        str,
+        like(
+            r"^[a-z][a-z0-9+.-]*://.*$",
+            "write where the files are, as in volume:// (already mounted) or s3://models/cats-dogs/4",
+            max_length=2048,
+        ),
+    ]
     """`volume://` (already mounted, at `<model>/<version>` below the models' folder), or where to fetch from."""
     digest: Digest | None = None
     """The digest of the manifest; `windlass pack` prints it."""
@@ -78,7 +89,7 @@ class Step(StrictDocument):
 class Gates(StrictDocument):
     """What real traffic has to show."""
 
-    min_requests: Annotated[int, Field(ge=1)] | None = None
+    min_requests: Annotated[int, Field(ge=1, strict=True)] | None = None
     max_error_rate: Percentage | None = None
     max_latency_ratio: Annotated[float, Field(ge=1)] | None = None
     """The candidate's p99 over the committed version's in the same time."""
@@ -103,7 +114,17 @@ class AcceptanceSource(StrictDocument):
 
     config_map: ObjectName | None = None
     """On a cluster: a ConfigMap with the key `samples.json`. On a directory: the file `<name>.json` beside this one."""
-    file: Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
+    file: (
+        Annotated[
+            str,
+            like(
+                r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+                "write the name of a file beside this one, without a folder, as in samples.json",
+                max_length=255,
+            ),
+        ]
+        | None
+    ) = None
     """On a directory: a file beside this one."""
     uri: Annotated[str, Field(max_length=2048)] | None = None
     digest: Digest | None = None
@@ -175,7 +196,7 @@ class Condition(StrictDocument):
 
     type: ConditionType
     status: ConditionStatus
-    reason: Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9]*$")]
+    reason: Annotated[str, like(r"^[A-Z][A-Za-z0-9]*$", "write one CamelCase word")]
     message: str = ""
     last_transition_time: str | None = None
     """RFC 3339, UTC; changes only with `status`."""

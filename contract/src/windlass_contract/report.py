@@ -10,7 +10,7 @@ from pydantic import Field
 from .document import Document
 from .failures import Failure, GateResult
 from .histogram import LatencyHistogram
-from .identifiers import Digest, ModelName, ServerName, Version, VersionKey
+from .identifiers import Digest, ModelName, ServerName, Version, VersionKey, like
 from .manifest import Signature
 from .plan import ServingPlan
 
@@ -79,7 +79,7 @@ class ServingReport(Document):
     server: ServerName
     replica: Annotated[str, Field(min_length=1, max_length=253)]
     """Stable over restarts where there is something stable: the Pod's, task's or container's name."""
-    instance: Annotated[str, Field(pattern=r"^[0-9a-f-]{8,64}$")]
+    instance: Annotated[str, like(r"^[0-9a-f-]{8,64}$", "write 8 to 64 hexadecimal digits and '-', as in a UUID")]
     """New at each start."""
     sequence: Annotated[int, Field(ge=0)]
     """Grows with each report of the instance."""

@@ -14,7 +14,7 @@ MAX_SAMPLES_BYTES = 1024 * 1024
 class Expectation(StrictDocument):
     """What the answer has to be: the class with the highest score, or values within a tolerance."""
 
-    class_index: Annotated[int, Field(ge=0)] | None = None
+    class_index: Annotated[int, Field(ge=0, strict=True)] | None = None
     class_name: str | None = None
     """By the manifest's `classes`."""
     min_score: float | None = None
