@@ -193,6 +193,9 @@ class Subscription:
         answer = _parse(ReportAnswer, data, f"the answer of {self.url} to a report")
         self._heard()
         self._subscriber.acknowledged(answer)
+        if answer.epoch is None:
+            # There is no plan: nothing to wait for, although the poll is held for a while.
+            self.settled.set()
 
     async def _silence(self) -> None:
         """Ends when there was no answer for too long."""

@@ -133,12 +133,15 @@ def _serves_still(view: View, plan: ServingPlan, held: Sequence[View]) -> bool:
 
 
 def _in_order(plan: ServingPlan) -> Iterator[tuple[Key, PlannedVersion]]:
-    """What is to be held, the most urgent first: with traffic, candidates, the rest; then by name."""
+    """What is to be held, the most urgent first: committed, with traffic, candidates, the rest; then by name."""
     keys = keys_of(plan)
 
     def urgency(key: Key) -> tuple[int, str, int]:
         model = plan.models[key.model]
-        rank = 0 if keys[key].weight > 0 else 1 if key.version == model.candidate else 2
+        if keys[key].weight > 0:
+            rank = 0 if key.version == model.committed else 1
+        else:
+            rank = 2 if key.version == model.candidate else 3
         return rank, key.model, -key.version
 
     for key in sorted(keys, key=urgency):
