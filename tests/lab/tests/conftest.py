@@ -1,9 +1,15 @@
 """The image and the Pods that the lab's own tests share."""
 
+import os
+import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from windlass_lab.home import Home
+from windlass_lab.versions import ROOT
 
 APP = "windlass-lab/test-app:1"
 HARDENED = {
@@ -102,3 +108,45 @@ def free_port():
     with socket.socket() as listener:
         listener.bind(("", 0))
         return listener.getsockname()[1]
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """The folder of a lab that doesn't stand, with a path short enough for sockets; LAB_HOME leads there."""
+    place = Path("/tmp") / f"lab-{os.getpid()}-{tmp_path.name[-12:]}"
+    monkeypatch.setenv("LAB_HOME", str(place))
+    monkeypatch.delenv("LAB", raising=False)
+    made = Home.of_environment()
+    made.make()
+    yield made
+    shutil.rmtree(place)
+
+
+@pytest.fixture
+def run_pytest(tmp_path):
+    """A function that runs a test file of its own with the lab's plugin; gives the exit code and what it wrote."""
+
+    def run(text, *options, **environment):
+        (tmp_path / "test_inner.py").write_text(text)
+        (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = lab: needs the lab\n")
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-p",
+                "windlass_lab.fixtures",
+                "-p",
+                "no:cacheprovider",
+                *options,
+                tmp_path,
+            ],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "CI": "", "LAB_REQUIRED": ""} | environment,
+            cwd=tmp_path,
+            timeout=150,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    return run

@@ -4,7 +4,7 @@ import json
 import secrets
 
 import pytest
-from windlass_lab.errors import CommandFailed
+from windlass_lab.errors import CommandError
 from windlass_lab.testing.kubernetes import Namespace
 from windlass_lab.testing.waiting import until
 
@@ -22,7 +22,7 @@ def test_server_side_apply_refuses_a_field_that_another_owns(namespace):
         return namespace.kubectl("apply", *options, "-f", "-", given=text)
 
     apply("1", "first")
-    with pytest.raises(CommandFailed, match=r'conflict with "first".*\.data\.key'):
+    with pytest.raises(CommandError, match=r'conflict with "first".*\.data\.key'):
         apply("2", "second")
     assert namespace.get("configmap", "owned")["data"] == {"key": "1"}
     apply("2", "second", "--force-conflicts")
@@ -33,7 +33,7 @@ def test_an_update_of_what_changed_in_between_is_refused(namespace):
     namespace.apply(config("raced", "1"))
     old = namespace.get("configmap", "raced")
     namespace.apply(config("raced", "2"))
-    with pytest.raises(CommandFailed, match="the object has been modified"):
+    with pytest.raises(CommandError, match="the object has been modified"):
         namespace.kubectl("replace", "-f", "-", given=json.dumps(old | {"data": {"key": "3"}}))
 
 
@@ -74,9 +74,9 @@ def test_cel_rules_of_a_custom_resource_are_enforced(namespace, rope_kind):
         return True
 
     until("the new kind is served", applied)
-    with pytest.raises(CommandFailed, match="too long"):
+    with pytest.raises(CommandError, match="too long"):
         namespace.apply(rope(metres=11, most=10, material="hemp"))
-    with pytest.raises(CommandFailed, match="stays"):
+    with pytest.raises(CommandError, match="stays"):
         namespace.apply(rope(metres=5, most=10, material="steel"))
 
 
@@ -85,9 +85,9 @@ def test_pod_security_restricted_lets_hardened_pods_in_and_no_others(kind_cluste
     guarded.create({"pod-security.kubernetes.io/enforce": "restricted"})
     try:
         guarded.apply(pod("hardened"))
-        with pytest.raises(CommandFailed, match='violates PodSecurity "restricted'):
+        with pytest.raises(CommandError, match='violates PodSecurity "restricted'):
             guarded.apply(pod("mighty", securityContext={"privileged": True}))
-        with pytest.raises(CommandFailed, match="seccompProfile"):
+        with pytest.raises(CommandError, match="seccompProfile"):
             guarded.apply(
                 pod(
                     "careless",
@@ -98,6 +98,6 @@ def test_pod_security_restricted_lets_hardened_pods_in_and_no_others(kind_cluste
                     },
                 )
             )
-        assert [each["metadata"]["name"] for each in guarded.list("pods")] == ["hardened"]
+        assert [each["metadata"]["name"] for each in guarded.all_of("pods")] == ["hardened"]
     finally:
         guarded.delete()

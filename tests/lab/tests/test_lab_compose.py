@@ -3,7 +3,7 @@
 from datetime import datetime
 
 import pytest
-from windlass_lab.errors import CommandFailed
+from windlass_lab.errors import CommandError
 
 pytestmark = pytest.mark.lab
 
@@ -22,7 +22,7 @@ def healthcheck(interval="30s", start_interval="200ms"):
 
 def moment(text):
     """Docker's time, without its nanoseconds."""
-    return datetime.fromisoformat(text[:26].rstrip("Z") + "+00:00")
+    return datetime.fromisoformat(text[:26].rstrip("Z"))
 
 
 def test_an_included_service_is_healthy_before_what_depends_on_it_starts(compose_project, app_built):
@@ -46,7 +46,7 @@ def test_a_service_that_never_gets_healthy_fails_the_project(compose_project, ap
         compose_yaml=f"services:\n  bad:\n    image: {app_built}\n{check}"
         f"  needy:\n    image: {app_built}\n    depends_on: {{bad: {{condition: service_healthy}}}}\n"
     )
-    with pytest.raises(CommandFailed, match="unhealthy"):
+    with pytest.raises(CommandError, match="unhealthy"):
         compose_project.up()
     assert compose_project.containers()["needy"]["State"]["Status"] == "created"
 

@@ -73,4 +73,4 @@ def test_a_chart_is_installed_upgraded_rolled_back_and_tested(helm, namespace, c
     revisions = json.loads(helm("history", "app", "--output", "json"))
     assert [(each["revision"], each["status"]) for each in revisions][-1] == (3, "deployed")
     helm("uninstall", "app", "--wait")
-    assert namespace.list("deployments") == []
+    assert namespace.all_of("deployments") == []

@@ -4,7 +4,7 @@ import json
 import urllib.request
 
 import pytest
-from windlass_lab.errors import CommandFailed
+from windlass_lab.errors import CommandError
 from windlass_lab.testing.waiting import until
 
 pytestmark = pytest.mark.lab
@@ -43,7 +43,7 @@ def test_a_deployment_of_two_hardened_pods_becomes_ready(namespace, deployment):
     status = dict(line.split(":\t", 1) for line in namespace.exec(one, "cat", "/proc/self/status").splitlines())
     assert status["Seccomp"].strip() == "2", "RuntimeDefault filters system calls"
     assert int(status["CapBnd"], 16) == 0
-    with pytest.raises(CommandFailed, match="Read-only file system"):
+    with pytest.raises(CommandError, match="Read-only file system"):
         namespace.exec(one, "touch", "/app/x")
 
 
@@ -71,7 +71,7 @@ def test_a_native_sidecar_starts_before_the_job_and_ends_after_it(namespace, con
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job"}}
     namespace.apply(job | {"spec": {"backoffLimit": 0, "template": {"spec": template}}})
     namespace.kubectl("wait", "--for=condition=Complete", "job/job", "--timeout=90s")
-    done = namespace.list("pods", "job-name=job")[0]
+    done = namespace.all_of("pods", "job-name=job")[0]
     assert namespace.kubectl("logs", done["metadata"]["name"], "--container=main").strip() == "up"
     assert "terminated" in done["status"]["initContainerStatuses"][0]["state"]
 
@@ -116,9 +116,11 @@ def test_exec_logs_and_port_forward_reach_a_pod(namespace, pod):
     namespace.kubectl("wait", "--for=condition=Ready", "pod/app", "--timeout=90s")
     assert namespace.exec("app", "hostname").strip() == "app"
     until("it serves", lambda: "serving" in namespace.kubectl("logs", "app"))
-    with namespace.port_forward("pod/app", 8080) as port:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as answer:
-            assert json.load(answer) == {"host": "app", "version": "1"}
+    with (
+        namespace.port_forward("pod/app", 8080) as port,
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as answer,
+    ):
+        assert json.load(answer) == {"host": "app", "version": "1"}
     assert "answered /" in namespace.kubectl("logs", "app")
 
 

@@ -4,7 +4,7 @@ It uses nothing but Python's standard library, so that it runs before anything i
 
     PYTHONPATH=tests/lab python3 -m windlass_lab up      (or: make lab)
 
-Where Docker, kind, kubectl and Helm are there and images can be pulled, it uses them. Elsewhere it builds them from their
-published Go modules, pinned under `modules/`, and makes the base images out of Debian's packages. `windlass_lab.fixtures` is the
-pytest plugin for what is tested on it.
+Where Docker, kind, kubectl and Helm are there and images can be pulled, it uses them. Elsewhere it builds them from
+their published Go modules, pinned under `modules/`, and makes the base images out of Debian's packages.
+`windlass_lab.fixtures` is the pytest plugin for what is tested on it.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from windlass_lab.commands import run
-from windlass_lab.errors import CommandFailed, LabError
+from windlass_lab.errors import CommandError, LabError
 from windlass_lab.home import Home
 from windlass_lab.tools import Go
 from windlass_lab.versions import ROOT, Versions
@@ -39,6 +39,6 @@ def _newest(module: str, *, command: str, environment: dict[str, str]) -> str | 
         answer = run(
             command, "list", "-m", "-json", f"{module}@latest", environment=environment, folder=folder, timeout=60
         )
-    except CommandFailed:
+    except CommandError:
         return None
     return str(json.loads(answer)["Version"])

@@ -1,4 +1,4 @@
-"""System or built: what is on the machine is used if all of it is there and images can be pulled; else everything is built."""
+"""System or built: the machine's tools if all are there and images can be pulled; else everything is built."""
 
 from __future__ import annotations
 
@@ -32,9 +32,11 @@ def lacks(home: Home, versions: Versions) -> list[str]:
     lacking = [f"no `{command}` on the PATH" for command in COMMANDS if not shutil.which(command)]
     if "no `docker` on the PATH" in lacking:
         return lacking
-    for plugin in ("buildx", "compose"):
-        if not succeeds("docker", plugin, "version", environment=environment):
-            lacking.append(f"no `docker {plugin}`")
+    lacking.extend(
+        f"no `docker {plugin}`"
+        for plugin in ("buildx", "compose")
+        if not succeeds("docker", plugin, "version", environment=environment)
+    )
     engine = ask(environment)
     if engine is None:
         lacking.append("no Docker Engine answers")

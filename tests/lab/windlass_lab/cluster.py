@@ -10,7 +10,7 @@ from typing import Any
 
 from windlass_lab.commands import run, run_long, succeeds
 from windlass_lab.engine import ask
-from windlass_lab.errors import CommandFailed, LabError
+from windlass_lab.errors import CommandError, LabError
 from windlass_lab.home import Home, State, deadline
 from windlass_lab.steps import Step
 from windlass_lab.versions import Versions
@@ -30,8 +30,9 @@ def name() -> str:
 def configuration(home: Home, workers: int, *, built: bool, cgroup: str) -> dict[str, Any]:
     """kind's configuration of the cluster. JSON is YAML, so it needs no library.
 
-    Every node has the lab's shared folder at /shared. Where the machine has cgroup v1 the kubelet is told to accept that, which it refuses
-    by itself since Kubernetes 1.35; nodes built here run a containerd that may not lower oom_score_adj below its own.
+    Every node has the lab's shared folder at /shared. Where the machine has cgroup v1 the kubelet is told to accept
+    that, which it refuses by itself since Kubernetes 1.35. In nodes built here containerd may not lower oom_score_adj
+    below its own.
     """
     mounts = [{"hostPath": str(home.shared), "containerPath": "/shared"}]
     kubelet = {"kind": "KubeletConfiguration", "failCgroupV1": False}
@@ -57,7 +58,7 @@ class Cluster:
     # --- looking ---------------------------------------------------------------------------------------------
 
     def nodes(self) -> dict[str, str]:
-        """The containers of the nodes of the cluster of this name, ours or not: name to container id. Stopped ones too."""
+        """The containers of the nodes of the cluster of this name, ours or not, stopped or not: name to id."""
         listed = self._docker(
             "ps",
             "--all",
@@ -87,7 +88,10 @@ class Cluster:
         )
 
     def unready(self) -> list[str]:
-        """Nodes and Deployments of the cluster itself that aren't ready; empty when all is well. Raises `CommandFailed` when it can't tell."""
+        """Nodes and Deployments of the cluster itself that aren't ready; empty when all is well.
+
+        Raises `CommandError` when the API server doesn't tell.
+        """
         listed = json.loads(self._kubectl("get", "nodes", "--output=json"))["items"]
         ready = {
             node["metadata"]["name"]
@@ -114,7 +118,7 @@ class Cluster:
             return False
         try:
             return not self.unready()
-        except CommandFailed:
+        except CommandError:
             return False
 
     def _of_this_image(self) -> bool:
@@ -141,8 +145,8 @@ class Cluster:
         if self.nodes():
             if not self.is_ours() and not self._half_made():
                 raise LabError(
-                    f"there is a kind cluster {self.name!r} that this lab didn't make; choose another name with LAB_CLUSTER, "
-                    f"or delete it yourself: kind delete cluster --name {self.name}"
+                    f"there is a kind cluster {self.name!r} that this lab didn't make; choose another name with "
+                    f"LAB_CLUSTER, or delete it yourself: kind delete cluster --name {self.name}"
                 )
             if (
                 self.is_ours()
@@ -220,20 +224,22 @@ class Cluster:
         while time.monotonic() < until:
             try:
                 lacking = self.unready()
-            except CommandFailed as error:
+            except CommandError as error:
                 lacking = [str(error)]
             if not lacking:
                 return
             time.sleep(0.5)
         raise LabError(
-            f'not ready within {READY} s: {", ".join(lacking)}; look with `kubectl get pods -A` (`eval "$(make -s lab-env)"` sets it up)'
+            f"not ready within {READY} s: {', '.join(lacking)}; look with `kubectl get pods -A` "
+            '(`eval "$(make -s lab-env)"` sets it up)'
         )
 
     def delete(self) -> None:
         """Deletes the cluster of this name. Raises `LabError` when it isn't ours."""
         if self.nodes() and not self.is_ours() and not self._half_made() and self.state.mode != "built":
             raise LabError(
-                f"the kind cluster {self.name!r} isn't the one this lab made, so it stays; delete it yourself if you mean it"
+                f"the kind cluster {self.name!r} isn't the one that this lab made, so it stays; "
+                f"if you mean it: kind delete cluster --name {self.name}"
             )
         run(
             "kind",

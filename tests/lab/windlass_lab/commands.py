@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from windlass_lab.errors import CommandFailed, LabError
+from windlass_lab.errors import CommandError, LabError
 from windlass_lab.home import duration
 
 SIGN_OF_LIFE = 30.0
@@ -25,7 +25,7 @@ def run(
     given: str | bytes | None = None,
     timeout: float | None = None,
 ) -> str:
-    """Runs a command to its end and gives its standard output. Raises `CommandFailed` on any other code than 0."""
+    """Runs a command to its end and gives its standard output. Raises `CommandError` on any other code than 0."""
     listed = [str(argument) for argument in arguments]
     data = given.encode() if isinstance(given, str) else given
     try:
@@ -42,12 +42,12 @@ def run(
     except FileNotFoundError as error:
         raise LabError(f"`{listed[0]}` isn't on the PATH") from error
     except subprocess.TimeoutExpired as error:
-        raise CommandFailed(
+        raise CommandError(
             listed, -1, f"no end after {timeout:g} s\n{(error.output or b'').decode(errors='replace')}"
         ) from error
     stdout = done.stdout.decode(errors="replace")
     if done.returncode != 0:
-        raise CommandFailed(listed, done.returncode, stdout + done.stderr.decode(errors="replace"))
+        raise CommandError(listed, done.returncode, stdout + done.stderr.decode(errors="replace"))
     return stdout
 
 
@@ -67,9 +67,10 @@ def run_long(
     folder: Path | None = None,
     given: bytes | None = None,
 ) -> None:
-    """Runs a command that takes long: its output goes to the end of `log`, and every half minute a line says that it goes on.
+    """Runs a command that takes long: its output goes to the end of `log`.
 
-    Interrupted, it takes its children with it. Raises `CommandFailed` with the log's end.
+    Every half minute a line says that it goes on. Interrupted, it takes its children with it. Raises `CommandError`
+    with the log's end.
     """
     listed = [str(argument) for argument in arguments]
     began = time.monotonic()
@@ -100,7 +101,7 @@ def run_long(
     if code != 0:
         with log.open("rb") as written:
             written.seek(start)
-            raise CommandFailed(listed, code, written.read().decode(errors="replace"))
+            raise CommandError(listed, code, written.read().decode(errors="replace"))
 
 
 def _feed(process: subprocess.Popen[bytes], given: bytes | None) -> None:

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from windlass_lab.commands import run
-from windlass_lab.errors import CommandFailed, LabError
+from windlass_lab.errors import CommandError, LabError
 from windlass_lab.home import SOCKET, Home, State, deadline
-from windlass_lab.steps import Step
+from windlass_lab.steps import Step, fingerprint
 
 LABEL = "dev.windlass.lab"
 """The engine's label that says whose it is: LABEL=<the lab's folder>."""
+
+INIT = "/usr/bin/tini-static"
+"""What `docker run --init` puts before a command; of Debian's package tini."""
 
 START = 90
 """Seconds for dockerd to answer; after a kill it first ends what was left running."""
@@ -63,8 +66,8 @@ def own(home: Home) -> Engine | None:
     found = ask(home.environment("built"))
     if found and not found.is_of(home):
         raise LabError(
-            f"at {SOCKET} answers the Docker Engine {found.name!r} (data in {found.root}), which this lab didn't start; "
-            f"stop it, or use it with LAB=system, or give the LAB_HOME that it belongs to (this one is {home.path})"
+            f"at {SOCKET} answers the Docker Engine {found.name!r} (data in {found.root}), which this lab didn't "
+            f"start; stop it, or use it with LAB=system, or give the LAB_HOME that it belongs to (now {home.path})"
         )
     return found
 
@@ -85,7 +88,15 @@ def daemon_arguments(home: Home) -> list[str]:
         f"{LABEL}={home.path}",
         "--userland-proxy-path",
         str(home.libexec / "docker-proxy"),
+        "--init-path",
+        INIT,
     ]
+
+
+def made_of(home: Home) -> str:
+    """The engine's label that holds the fingerprint of its commands and arguments: of another one it is started anew."""
+    notes = sorted(file.read_text(encoding="utf-8") for file in home.done.glob("tools-engine-*"))
+    return f"{LABEL}.fingerprint={fingerprint(*notes, *daemon_arguments(home))}"
 
 
 def start(home: Home) -> None:
@@ -102,7 +113,7 @@ def start(home: Home) -> None:
         attempts += 1
         with log.open("ab") as out:
             daemon = subprocess.Popen(
-                daemon_arguments(home),
+                [*daemon_arguments(home), "--label", made_of(home)],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -161,10 +172,14 @@ def step(home: Home, state: State) -> Step:
 
     def done() -> bool:
         found = own(home)
-        return found is not None and found.id == state.engine_id
+        return found is not None and found.id == state.engine_id and made_of(home) in found.labels
 
     def act() -> None:
-        if own(home) is None:
+        found = own(home)
+        if found is not None and made_of(home) not in found.labels:
+            stop(home)
+            found = None
+        if found is None:
             start(home)
         found = own(home)
         if found is None:
@@ -189,7 +204,7 @@ def image_labels(images: list[str], environment: dict[str, str]) -> dict[str, di
                 environment=environment,
                 timeout=30,
             )
-        except CommandFailed:
+        except CommandError:
             continue
         found[image] = json.loads(text) or {}
     return found

@@ -7,7 +7,7 @@ class LabError(Exception):
     """The lab can't go on; the message says what was found and what to do about it."""
 
 
-class CommandFailed(LabError):
+class CommandError(LabError):
     """A command ended with another code than 0. `output` is what it wrote, both streams."""
 
     def __init__(self, arguments: list[str], code: int, output: str) -> None:

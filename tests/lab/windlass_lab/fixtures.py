@@ -1,10 +1,11 @@
 """The pytest plugin for tests on the lab. Mark such tests with `lab`.
 
-`docker_engine`, `kind_cluster`, `load_image` and `swarm` last for the session; `namespace`, `kubectl`, `helm` (a test that
-takes it runs with Helm 3 and with Helm 4) and `compose_project` are new for each test.
+`docker_engine`, `kind_cluster` and `load_image` last for the session; `namespace`, `kubectl`, `helm` (a test that
+takes it runs with Helm 3 and with Helm 4), `compose_project` and `swarm` are new for each test.
 
-Where no lab stands, such tests are left out and the summary says so in red; with CI or LAB_REQUIRED set they fail instead.
-When a test fails, what its namespace, project or stacks showed is kept below the lab's folder, and the report says where.
+Where no lab stands, such tests are left out and the summary says so in red; with CI or LAB_REQUIRED set they fail
+instead. When a test fails, what its namespace, project or stacks showed is kept below the lab's folder, and the report
+says where.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def namespace(kind_cluster: KindCluster, request: pytest.FixtureRequest) -> Iter
 
 @pytest.fixture
 def kubectl(namespace: Namespace) -> Callable[..., str]:
-    """`kubectl --namespace <the test's> …`: gives its standard output, raises `CommandFailed`."""
+    """`kubectl --namespace <the test's> …`: gives its standard output, raises `CommandError`."""
     return namespace.kubectl
 
 

@@ -32,7 +32,7 @@ class Home:
         path = Path(given).absolute() if given else Path.home() / ".cache" / "windlass-lab"
         if len(str(path)) > LONGEST_HOME:
             raise LabError(
-                f"LAB_HOME {path} is longer than {LONGEST_HOME} characters, too long for the sockets below it; choose a shorter one"
+                f"LAB_HOME {path} is longer than {LONGEST_HOME} characters, too long for the sockets below it"
             )
         return cls(path)
 

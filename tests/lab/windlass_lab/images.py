@@ -110,15 +110,10 @@ def _debootstrap(home: Home, versions: Versions, sums: str) -> None:
         versions.mirror,
         log=home.logs / "debootstrap.log",
     )
-    for pattern in ("var/cache/apt/archives/*.deb", "var/lib/apt/lists/*", "var/log/*.log"):
-        for file in root.glob(pattern):
-            if file.is_file():
-                file.unlink()
-    suite, of_security = versions.suite, versions.security_mirror
-    (root / "etc/apt/sources.list").write_text(
-        f"deb {versions.mirror} {suite} main\ndeb {versions.mirror} {suite}-updates main\ndeb {of_security} {suite}-security main\n",
-        encoding="utf-8",
-    )
+    _make_slim(root)
+    main, security = f"deb {versions.mirror} {versions.suite}", f"deb {versions.security_mirror} {versions.suite}"
+    sources = f"{main} main\n{main}-updates main\n{security}-security main\n"
+    (root / "etc/apt/sources.list").write_text(sources, encoding="utf-8")
     shutil.copyfile(
         CERTIFICATES, root / str(CERTIFICATES).lstrip("/")
     )  # builds reach the package registries as this machine does
@@ -144,6 +139,21 @@ def _debootstrap(home: Home, versions: Versions, sums: str) -> None:
     if imported.returncode != 0 or archive.returncode != 0:
         raise LabError(f"docker import of {versions.debian} failed: {imported.stderr.decode(errors='replace')}")
     shutil.rmtree(root)
+
+
+def _make_slim(root: Path) -> None:
+    """Removes what Debian's slim images lack (manuals, caches), and keeps later packages from bringing it."""
+    kept_out = "".join(f"path-exclude /usr/share/{folder}/*\n" for folder in ("doc", "info", "locale", "man"))
+    (root / "etc/dpkg/dpkg.cfg.d/docker").write_text(kept_out + "path-include /usr/share/doc/*/copyright\n")
+    caches = 'Dir::Cache::pkgcache "";\nDir::Cache::srcpkgcache "";\n'
+    clean = 'DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb /var/cache/apt/*.bin || true"; };\n'
+    (root / "etc/apt/apt.conf.d/docker-clean").write_text(clean + caches)
+    for folder in ("info", "locale", "man"):
+        shutil.rmtree(root / "usr/share" / folder, ignore_errors=True)
+    for pattern in ("var/cache/apt/archives/*.deb", "var/cache/apt/*.bin", "var/lib/apt/lists/*", "var/log/*.log"):
+        for file in root.glob(pattern):
+            if file.is_file():
+                file.unlink()
 
 
 def pull(images: list[str], environment: dict[str, str], home: Home) -> list[Step]:

@@ -16,7 +16,7 @@ from windlass_lab import engine, images, packages, tools
 from windlass_lab.behind import report as versions_report
 from windlass_lab.choice import Choice, choose
 from windlass_lab.cluster import DEFAULT_WORKERS, Cluster
-from windlass_lab.errors import CommandFailed, LabError
+from windlass_lab.errors import CommandError, LabError
 from windlass_lab.home import SOCKET, Home, Mode, State, duration
 from windlass_lab.node_image import NodeImage
 from windlass_lab.steps import Step, table, take
@@ -79,12 +79,13 @@ class Lab:
                 )
             if self.state.engine_id not in ("", found.id):
                 raise LabError(
-                    f"the lab stands on another Docker Engine ({self.state.engine_name!r}) than the one that answers ({found.name!r}); "
-                    "switch your docker context back, or run `make lab-down` there first"
+                    f"the lab stands on another Docker Engine ({self.state.engine_name!r}) than the one that answers "
+                    f"({found.name!r}); switch your docker context back, or run `make lab-down` there first"
                 )
             self.state.engine_id, self.state.engine_name = found.id, found.name
             pulled = images.pull([self.versions.python, self.versions.node], self.environment(), self.home)
             return [*pulled, self.cluster().step(workers)]
+        engine.own(self.home)  # somebody else's engine at the socket is found before anything is built
         go = tools.Go(self.home, self.versions)
         node = NodeImage(self.home, self.versions, go)
         families = tools.families(self.versions)
@@ -101,9 +102,7 @@ class Lab:
     def _announce(self, choice: Choice, workers: int | None, *, new: bool) -> None:
         """What is about to happen to the machine, before it happens."""
         if choice.mode == "system":
-            say(
-                f"  uses the Docker Engine {self.state.engine_name!r} and the docker, kind, kubectl and helm on the PATH"
-            )
+            say(f"  uses the Docker Engine {self.state.engine_name!r} and docker, kind, kubectl and helm from the PATH")
             if new:
                 say(f"  will pull {self.versions.python} and {self.versions.node} and create a kind cluster")
             return
@@ -119,7 +118,8 @@ class Lab:
             say("  (about 20 minutes on two cores the first time, some 6 GB with Go's caches)")
         if engine.daemon(self.home) is None:
             say(
-                f"  will start a Docker Engine at {SOCKET} (data in {self.home.engine_data}; its networks and firewall rules are Docker's usual ones)"
+                f"  will start a Docker Engine at {SOCKET} with its data in {self.home.engine_data}; "
+                "its networks and firewall rules are Docker's usual ones"
             )
         if not self.state.nodes:
             say(f"  will create a kind cluster with {DEFAULT_WORKERS if workers is None else workers} workers")
@@ -127,7 +127,7 @@ class Lab:
     # --- down, status ----------------------------------------------------------------------------------------
 
     def down(self) -> None:
-        """Takes the cluster away and stops the lab's engine. What was built and pulled stays; removing the folder removes it."""
+        """Takes the cluster away and stops the lab's own engine. What was built and pulled stays."""
         if self.state.mode is None:
             say("no lab stands here")
             return
@@ -155,9 +155,11 @@ class Lab:
         found = engine.ask(self.environment())
         engine_well = found is not None and found.id == self.state.engine_id
         say(f"lab: {self.mode}; folder {self.home.path}")
-        say(
-            f"  engine:  {f'Docker Engine {found.version}, {found.name!r}' if found else 'none answers'}{'' if engine_well or not found else ' (not the lab’s)'}"
-        )
+        if found is None:
+            say("  engine:  none answers")
+            return False
+        whose = "" if engine_well else ": not the one of the lab"
+        say(f"  engine:  Docker Engine {found.version}, {found.name!r}{whose}")
         if not engine_well:
             return False
         cluster = self.cluster()
@@ -168,9 +170,8 @@ class Lab:
             say(f"  cluster: {cluster.name} with {self.state.workers} workers; its API server doesn't answer")
             return False
         lacking = cluster.unready()
-        say(
-            f"  cluster: {cluster.name}, Kubernetes {self.versions.kubernetes}, {self.state.workers} workers: {'not ready: ' + ', '.join(lacking) if lacking else 'ready'}"
-        )
+        how = f"not ready: {', '.join(lacking)}" if lacking else "ready"
+        say(f"  cluster: {cluster.name}, Kubernetes {self.versions.kubernetes}, {self.state.workers} workers: {how}")
         return not lacking
 
     def print_environment(self) -> None:
@@ -198,7 +199,7 @@ def _interrupted(*_: object) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command. Returns the exit code: 1 when it couldn't, or when `status` finds the lab not well; 130 when interrupted."""
+    """Runs one command. Returns the exit code: 1 when it couldn't or the lab isn't well, 130 when interrupted."""
     parser = argparse.ArgumentParser(
         prog="windlass_lab", description="A real Docker Engine and a real kind cluster for Windlass' tests."
     )
@@ -220,7 +221,7 @@ def main(arguments: list[str] | None = None) -> int:
     began = time.monotonic()
     try:
         return _carry_out(parsed)
-    except CommandFailed as error:
+    except CommandError as error:
         say(f"lab: {error}")
         return 1
     except LabError as error:

@@ -1,7 +1,7 @@
 """kind's node image, built from the files that kind publishes in its own module and from commands built as Go modules.
 
-Kind's build needs images that are pulled; this makes the same of what there is. The images that the cluster itself runs are
-put into the node's containerd, so that a node needs nothing from outside.
+Kind's build needs images that are pulled; this makes the same of what there is. The images that the cluster itself
+runs are put into the node's containerd, so that a node needs nothing from outside.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class NodeImage:
             )
 
     def _with_images(self, images: list[str], sums: str) -> None:
-        """Starts the node's containerd in a container, imports the images, and keeps the container as the node image."""
+        """Starts the node's containerd in a container, imports the images, keeps the container as the node image."""
 
         def docker(*arguments: str, timeout: float = 300) -> str:
             return run("docker", *arguments, environment=self.environment, timeout=timeout)
@@ -185,9 +185,8 @@ class NodeImage:
                 check=False,
             )
         if loaded.returncode != 0 or saved.returncode != 0:
-            raise LabError(
-                f"importing {image} into the node image failed: {(loaded.stdout + loaded.stderr).decode(errors='replace')}"
-            )
+            said = (loaded.stdout + loaded.stderr).decode(errors="replace")
+            raise LabError(f"importing {image} into the node image failed: {said}")
 
 
 def go_text(source: str, name: str) -> str:

@@ -26,6 +26,7 @@ PACKAGES = {
     "conntrack": "kube-proxy's checks",
     "kmod": "kernel modules for overlay networks",
     "pigz": "faster layers",
+    "tini": "docker run --init",
     "xz-utils": "debootstrap unpacks with it",
 }
 BOOTSTRAP_GO = "golang-go"
@@ -41,8 +42,8 @@ def missing(go_there: bool) -> list[str]:
     """Those of them that aren't installed. Raises `LabError` where there is no dpkg."""
     if not shutil.which("dpkg-query"):
         raise LabError(
-            "building the lab's tools needs Debian or Ubuntu (no dpkg here). Elsewhere install Docker with buildx and Compose, kind, kubectl "
-            "and Helm, and run `make lab LAB=system`"
+            "building the lab's tools needs Debian or Ubuntu (no dpkg here). Elsewhere install Docker with buildx and "
+            "Compose, kind, kubectl and Helm, and run `make lab LAB=system`"
         )
     return [package for package in needed(go_there) if not _installed(package)]
 
@@ -61,7 +62,8 @@ def step(home: Home, go_there: bool) -> Step:
         lacking = missing(go_there)
         if os.geteuid() != 0:
             raise LabError(
-                f"root is needed to install Debian packages: sudo apt-get install --no-install-recommends {' '.join(lacking)}"
+                "root is needed to install Debian packages; do it yourself, or run `make lab` as root:\n"
+                f"  sudo apt-get install --no-install-recommends {' '.join(lacking)}"
             )
         log = home.logs / "packages.log"
         quiet = {"DEBIAN_FRONTEND": "noninteractive"}

@@ -1,6 +1,7 @@
 """The tools as Go modules: which commands come from which module, and how they are built.
 
-One `go.mod` per family: their requirements collide, and `go install module@version` refuses modules that replace others.
+One `go.mod` per family: their requirements collide, and `go install module@version` refuses modules that replace
+others.
 """
 
 from __future__ import annotations
@@ -224,7 +225,7 @@ def place_of(family: Family, home: Home) -> Path:
 
 
 def step(family: Family, home: Home, go: Go) -> Step:
-    """The step that builds a family; done when its commands are there, built from the go.mod, go.sum and stamps as they are now."""
+    """The step that builds a family; done when its commands are there, built from what its module folder holds now."""
     module = ROOT / "modules" / family.module
     sums = fingerprint(module, json.dumps([family.packages, family.stamps, family.cgo, family.tags]))
     note = home.done / f"tools-{family.module}-{fingerprint(*family.packages)[:6]}"

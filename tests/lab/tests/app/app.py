@@ -1,6 +1,6 @@
 """The service of the lab's own tests: says who answers, and whether it is healthy.
 
-VERSION is said in every answer; UNHEALTHY=1 makes /health answer 503; STARTUP=<seconds> delays the first healthy answer.
+VERSION is said in every answer; UNHEALTHY=1 makes /health answer 503; STARTUP=<seconds> delays the first healthy one.
 """
 
 import json
@@ -26,7 +26,7 @@ class Service(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *arguments):
+    def log_message(self, *_):
         """One line on standard output for each request."""
         print("answered", self.path, flush=True)
 

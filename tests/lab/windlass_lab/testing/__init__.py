@@ -1,1 +1,1 @@
-"""What tests on the lab are written with: the engine, the cluster, Helm, Compose and Swarm as objects; and what is kept of a failure."""
+"""What tests on the lab are written with: the engine, the cluster, Helm, Compose and Swarm as objects."""

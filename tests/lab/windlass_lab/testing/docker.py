@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from windlass_lab.commands import run
-from windlass_lab.errors import CommandFailed, LabError
+from windlass_lab.errors import CommandError, LabError
 from windlass_lab.testing.standing import StandingLab
 from windlass_lab.testing.waiting import until
 
@@ -22,17 +24,17 @@ class DockerEngine:
         self.environment = lab.environment
 
     def __call__(self, *arguments: str | Path, given: str | None = None, timeout: float = 300) -> str:
-        """`docker …`; gives its standard output. Raises `CommandFailed`."""
+        """`docker …`; gives its standard output. Raises `CommandError`."""
         return run("docker", *arguments, environment=self.environment, given=given, timeout=timeout)
 
     def build(self, tag: str, folder: Path, *options: str, timeout: float = 1200) -> str:
-        """Builds an image with BuildKit such that kind can load it (no attestations), and gives what the build wrote."""
+        """Builds an image with BuildKit such that kind can load it (no attestations); gives what the build wrote."""
         command = ["docker", "build", "--progress=plain", "--provenance=false", f"--tag={tag}", *options, str(folder)]
         done = subprocess.run(
             command, env=os.environ | self.environment, capture_output=True, timeout=timeout, check=False, text=True
         )
         if done.returncode != 0:
-            raise CommandFailed(command, done.returncode, done.stdout + done.stderr)
+            raise CommandError(command, done.returncode, done.stdout + done.stderr)
         return done.stdout + done.stderr
 
     def image_id(self, image: str) -> str:
@@ -46,7 +48,7 @@ class DockerEngine:
 
 
 class ComposeProject:
-    """One Compose project of a test, in a folder of its own, with a name of its own; taken down after it with its volumes."""
+    """One Compose project of a test, with a folder and a name of its own; taken down after it with its volumes."""
 
     def __init__(self, engine: DockerEngine, name: str, folder: Path) -> None:
         self.engine, self.name, self.folder = engine, name, folder
@@ -74,12 +76,9 @@ class ComposeProject:
 
     def evidence(self, folder: Path) -> None:
         """Keeps what helps to understand a failure."""
-        for name, arguments in {
-            "ps": ["ps", "--all"],
-            "logs": ["logs", "--timestamps", "--no-color"],
-            "config": ["config"],
-        }.items():
-            keep(folder / f"compose-{name}.txt", lambda arguments=arguments: self(*arguments))
+        keep(folder / "compose-ps.txt", partial(self, "ps", "--all"))
+        keep(folder / "compose-logs.txt", partial(self, "logs", "--timestamps", "--no-color"))
+        keep(folder / "compose-config.yaml", partial(self, "config"))
         keep(folder / "compose-containers.json", lambda: json.dumps(self.containers(), indent=1))
 
     def down(self) -> None:
@@ -116,40 +115,39 @@ class Swarm:
         ]
 
     def update_state(self, service: str) -> str:
-        """The state of its last update, such as "updating", "completed" or "rollback_completed"; "" when there was none."""
+        """How its last update went: "updating", "completed", "rollback_completed", …; "" when there was none."""
         return str((self.engine.inspect(service).get("UpdateStatus") or {}).get("State", ""))
 
     def evidence(self, folder: Path) -> None:
         """Keeps what helps to understand a failure."""
         for stack in self.stacks:
             for name in self.engine("stack", "services", "--format", "{{.Name}}", stack).split():
-                keep(
-                    folder / f"swarm-{name}-tasks.txt",
-                    lambda name=name: self.engine("service", "ps", "--no-trunc", name),
-                )
-                keep(
-                    folder / f"swarm-{name}-logs.txt",
-                    lambda name=name: self.engine("service", "logs", "--timestamps", "--no-trunc", name, timeout=30),
-                )
+                tasks, logs = ("ps", "--no-trunc", name), ("logs", "--timestamps", "--no-trunc", name)
+                keep(folder / f"swarm-{name}-tasks.txt", partial(self.engine, "service", *tasks))
+                keep(folder / f"swarm-{name}-logs.txt", partial(self.engine, "service", *logs, timeout=30))
 
     def remove_stacks(self) -> None:
         """Removes the stacks and waits until their containers are gone."""
         for stack in self.stacks:
             self.engine("stack", "rm", stack)
-            label = f"label=com.docker.stack.namespace={stack}"
-            until(
-                f"the containers of {stack} are gone",
-                lambda label=label: not self.engine("ps", "--all", "--quiet", "--filter", label).strip(),
-            )
+            until(f"the containers of {stack} are gone", partial(self._none_of, stack))
         self.stacks.clear()
+
+    def _none_of(self, stack: str) -> bool:
+        of_stack = f"label=com.docker.stack.namespace={stack}"
+        return not self.engine("ps", "--all", "--quiet", "--filter", of_stack).strip()
 
 
 def start_swarm(engine: DockerEngine) -> Swarm:
-    """Makes the lab's own engine a Swarm of one node. Raises `LabError` on anybody else's, unless LAB_ENGINE names it."""
+    """Makes the lab's own engine a Swarm of one node.
+
+    Raises `LabError` on anybody else's engine, unless LAB_ALLOW_ENGINE names it.
+    """
     lab = engine.lab
     if lab.state.mode == "system" and not lab.allowed_by_name:
         raise LabError(
-            f"making {lab.engine.name!r} a Swarm changes an engine that the lab didn't make; LAB_ENGINE={lab.engine.name} lets the tests do it"
+            f"making {lab.engine.name!r} a Swarm changes an engine that the lab didn't make; "
+            f"LAB_ALLOW_ENGINE={lab.engine.name} lets the tests do it"
         )
     if lab.engine.swarm == "active" and lab.state.mode == "system":
         raise LabError(
@@ -160,8 +158,8 @@ def start_swarm(engine: DockerEngine) -> Swarm:
     return Swarm(engine)
 
 
-def keep(file: Path, text: Any) -> None:
-    """Writes what `text()` gives to a file, or the error that it raised: collecting evidence never hides the failure."""
+def keep(file: Path, text: Callable[[], str]) -> None:
+    """Writes what `text()` gives to a file, or the error that it raised: collecting never hides the failure."""
     try:
         content = text()
     except (LabError, OSError, ValueError, KeyError) as error:

@@ -8,11 +8,12 @@ import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from windlass_lab.commands import run
-from windlass_lab.errors import CommandFailed, LabError
+from windlass_lab.errors import CommandError, LabError
 from windlass_lab.testing.docker import DockerEngine, keep
 from windlass_lab.testing.standing import StandingLab
 from windlass_lab.testing.waiting import until
@@ -30,7 +31,7 @@ class KindCluster:
         self._loaded: set[tuple[str, str]] = set()
 
     def kubectl(self, *arguments: str, given: str | None = None, timeout: float = 120) -> str:
-        """`kubectl …` as the cluster's administrator; gives its standard output. Raises `CommandFailed`."""
+        """`kubectl …` as the cluster's administrator; gives its standard output. Raises `CommandError`."""
         return run("kubectl", *arguments, environment=self.environment, given=given, timeout=timeout)
 
     @property
@@ -69,7 +70,7 @@ class Namespace:
         )
 
     def kubectl(self, *arguments: str, given: str | None = None, timeout: float = 120) -> str:
-        """`kubectl --namespace …`; gives its standard output. Raises `CommandFailed`."""
+        """`kubectl --namespace …`; gives its standard output. Raises `CommandError`."""
         return self.cluster.kubectl("--namespace", self.name, *arguments, given=given, timeout=timeout)
 
     def apply(self, *documents: Document | str, options: tuple[str, ...] = ()) -> None:
@@ -83,7 +84,7 @@ class Namespace:
         described: Document = json.loads(self.kubectl("get", kind, name, "--output=json"))
         return described
 
-    def list(self, kind: str, selector: str = "") -> list[Document]:
+    def all_of(self, kind: str, selector: str = "") -> list[Document]:
         """The objects of a kind, by label selector."""
         chosen = [f"--selector={selector}"] if selector else []
         items: list[Document] = json.loads(self.kubectl("get", kind, *chosen, "--output=json"))["items"]
@@ -93,7 +94,7 @@ class Namespace:
         """Those Pods of a selector that are ready and aren't being deleted."""
         return [
             pod
-            for pod in self.list("pods", selector)
+            for pod in self.all_of("pods", selector)
             if "deletionTimestamp" not in pod["metadata"]
             and any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
         ]
@@ -134,8 +135,8 @@ class Namespace:
         keep(folder / "pods-described.txt", lambda: self.kubectl("describe", "pods"))
         keep(folder / "nodes.txt", lambda: self.cluster.kubectl("describe", "nodes"))
         try:
-            pods = self.list("pods")
-        except CommandFailed as error:
+            pods = self.all_of("pods")
+        except CommandError as error:
             (folder / "pods.txt").write_text(str(error), encoding="utf-8")
             return
         for pod in pods:
@@ -143,13 +144,10 @@ class Namespace:
             containers = [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
             for container in (each["name"] for each in containers):
                 logs = ("logs", name, f"--container={container}", "--timestamps", "--tail=2000")
-                keep(folder / f"{name}.{container}.log", lambda logs=logs: self.kubectl(*logs))
-                if any(
-                    s["name"] == container and s["restartCount"] for s in pod["status"].get("containerStatuses", [])
-                ):
-                    keep(
-                        folder / f"{name}.{container}.previous.log", lambda logs=logs: self.kubectl(*logs, "--previous")
-                    )
+                keep(folder / f"{name}.{container}.log", partial(self.kubectl, *logs))
+                states = pod["status"].get("containerStatuses", [])
+                if any(state["name"] == container and state["restartCount"] for state in states):
+                    keep(folder / f"{name}.{container}.previous.log", partial(self.kubectl, *logs, "--previous"))
 
     def delete(self) -> None:
         """Deletes it with all that is in it, without waiting for the end of that."""
@@ -163,7 +161,7 @@ class Helm:
         self.command, self.major, self.namespace = command, major, namespace
 
     def __call__(self, *arguments: str | Path, timeout: float = 300) -> str:
-        """`helm --namespace …`; gives its standard output. Raises `CommandFailed`."""
+        """`helm --namespace …`; gives its standard output. Raises `CommandError`."""
         return run(
             self.command,
             "--namespace",

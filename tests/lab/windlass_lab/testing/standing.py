@@ -37,8 +37,8 @@ class StandingLab:
 def find() -> StandingLab:
     """The lab of LAB_HOME.
 
-    Raises `LabError` when none stands, or when the engine that answers isn't the one `make lab` worked with. LAB_ENGINE=<its name> lets another
-    engine through, LAB_CLUSTER=<name> with LAB_ALLOW_CLUSTER=<name> another kind cluster: by name, never by accident.
+    Raises `LabError` when none stands, or when the engine that answers isn't the one that `make lab` worked with.
+    LAB_ALLOW_ENGINE=<its name> lets another engine through: by name, never by accident.
     """
     home = Home.of_environment()
     state = State.read(home)
@@ -48,12 +48,12 @@ def find() -> StandingLab:
     found = engine.ask(environment)
     if found is None:
         raise LabError("the lab's Docker Engine doesn't answer; run `make lab`, it goes on where it stopped")
-    by_name = os.environ.get("LAB_ENGINE") == found.name
+    by_name = os.environ.get("LAB_ALLOW_ENGINE") == found.name
     its_own = found.id == state.engine_id and (state.mode == "system" or found.is_of(home))
     if not its_own and not by_name:
         raise LabError(
             f"the Docker Engine that answers ({found.name!r}, {found.id}) isn't the one that the lab works with "
-            f"({state.engine_name!r}, {state.engine_id}); LAB_ENGINE={found.name} lets tests use it all the same"
+            f"({state.engine_name!r}, {state.engine_id}); LAB_ALLOW_ENGINE={found.name} lets tests use it all the same"
         )
     return StandingLab(home, state, load(), environment, found, by_name)
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from windlass_lab.errors import CommandFailed
+from windlass_lab.errors import CommandError
 
 T = TypeVar("T")
 
@@ -20,12 +20,13 @@ def until(what: str, condition: Callable[[], T], timeout: float = 90, every: flo
     seen: Any = None
     while True:
         try:
-            seen = condition()
-        except CommandFailed as error:
+            answer = condition()
+        except CommandError as error:
             seen = error
         else:
-            if seen:
-                return seen
+            if answer:
+                return answer
+            seen = answer
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {timeout:g} s in vain until {what}; last seen: {str(seen)[:2000]}")
         time.sleep(every)
