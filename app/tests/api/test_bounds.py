@@ -3,10 +3,12 @@
 import contextlib
 import gzip
 import json
+import re
 import tracemalloc
 import zlib
 
 import pytest
+import rapidjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -189,6 +191,49 @@ def test_all_json_is_read_as_it_was_written_and_its_depth_is_exact(value, ascii_
     if depth:
         with pytest.raises(ServingError, match="nested"):
             parse(body, Limits(max_json_depth=depth - 1))
+
+
+@st.composite
+def damaged_json(draw):
+    """A request with a few characters missing, added or cut off."""
+    text = draw(
+        st.sampled_from(
+            [
+                '{"instances": [1.0, 2.5e3, -4], "a": {"b": [true, null, "x\\n\\u00e9"]}}',
+                '{"a":"b","c":[{"d":1},{"e":[]}]}',
+            ]
+        )
+    )
+    for _ in range(draw(st.integers(1, 2))):
+        position = draw(st.integers(0, len(text)))
+        added = draw(st.sampled_from([*'{}[],:"0.eE-tfn\\ x', ""]))
+        text = draw(
+            st.sampled_from(
+                [text[:position] + added + text[position:], text[:position] + text[position + 1 :], text[:position]]
+            )
+        )
+    return text
+
+
+def refusal(read):
+    try:
+        read()
+    except (JsonSyntaxError, rapidjson.JSONDecodeError) as error:
+        return str(error)
+    return None
+
+
+@settings(max_examples=500, deadline=None)
+@given(text=damaged_json())
+def test_mistakes_are_named_as_rapidjson_names_them(text):
+    ours = refusal(lambda: parse(text.encode(), Limits()))
+    theirs = refusal(lambda: rapidjson.loads(text.encode(), number_mode=rapidjson.NM_NAN))
+
+    if theirs is not None:
+        offset, reason = re.fullmatch(r"Parse error at offset (\d+): (.*)", theirs).groups()
+        # TensorFlow Serving's RapidJSON writes the brackets without quotes.
+        theirs = f"{reason} at offset: {offset}".replace("']'", "]").replace("'}'", "}")
+    assert ours == theirs
 
 
 @settings(max_examples=500, deadline=None)

@@ -22,6 +22,9 @@ from .limits import Limits
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _STRING = re.compile(rb'"[^"]*"?')
 _ALL_BUT_STRUCTURE = bytes(set(range(256)) - set(b'[]{},"'))
+_INTEGER_AT_END = re.compile(r"(?<![\d.eE+-])-?\d+$", re.ASCII)
+_NUMBER_AT_END = re.compile(r"(?<![\d.eE+-])-?\d+(\.\d+)?$", re.ASCII)
+_HEX_AT_END = re.compile(r"u[0-9a-fA-F]{4}")
 _MAX_SHOWN = 256
 _INSTEAD = "send binary tensors, or several requests"
 
@@ -129,33 +132,45 @@ def _offset(text: str, position: int) -> int:
 
 
 def _in_rapidjson_words(text: str, error: json.JSONDecodeError) -> JsonSyntaxError:
-    offset = _offset(text, error.pos)
-    following = text[error.pos : error.pos + 1]
-    reason = "Invalid value."
+    """The same mistake as RapidJSON sees it: Python's parser stops at the same place, or a few characters before."""
+    position, end = error.pos, len(text)
+    before, after = text[: error.pos], text[error.pos :]
     match error.msg:
         case "Expecting property name enclosed in double quotes" | "Illegal trailing comma before end of object":
             reason = "Missing a name for object member."
         case "Expecting ':' delimiter":
             reason = "Missing a colon after a name of object member."
-        case "Expecting ',' delimiter" if following in {".", "e", "E"}:
-            reason = "Miss fraction part in number." if following == "." else "Miss exponent in number."
-            offset += 1
+        case "Expecting ',' delimiter" if after.startswith(".") and _INTEGER_AT_END.search(before):
+            reason, position = "Miss fraction part in number.", position + 1
+        case "Expecting ',' delimiter" if after.startswith(("e", "E")) and _NUMBER_AT_END.search(before):
+            reason, position = "Miss exponent in number.", position + (2 if after[1:2] in {"+", "-"} else 1)
         case "Expecting ',' delimiter":
             reason = (
                 "Missing a comma or ] after an array element."
-                if _innermost(text[: error.pos].encode()) == "["
+                if _innermost(before.encode()) == "["
                 else "Missing a comma or } after an object member."
             )
         case message if message.startswith("Unterminated string"):
-            reason = "Missing a closing quotation mark in string."
-            offset = len(text.encode())
+            reason, position = "Missing a closing quotation mark in string.", end
+            if (end - len(text.rstrip("\\"))) % 2:
+                reason, position = "Invalid escape character in string.", end - 1
         case message if message.startswith("Invalid \\u"):
-            reason = "Incorrect hex digit after \\u escape in string."
+            reason, position = "Incorrect hex digit after \\u escape in string.", position - 1
+            if _HEX_AT_END.fullmatch(after):
+                reason, position = "Missing a closing quotation mark in string.", end
         case message if message.startswith("Invalid \\escape"):
             reason = "Invalid escape character in string."
         case message if message.startswith("Invalid control character"):
             reason = "Invalid encoding in string."
-    return JsonSyntaxError(reason, offset)
+        case _:
+            reason, position = "Invalid value.", position + _literal_prefix(after)
+    return JsonSyntaxError(reason, _offset(text, position))
+
+
+def _literal_prefix(text: str) -> int:
+    """How much of `true`, `false`, `null` or a sign stands there: it is read before the mistake is seen."""
+    literal = {"t": "true", "f": "false", "n": "null", "-": "-"}.get(text[:1], "")
+    return next((size for size in range(len(literal), 0, -1) if text.startswith(literal[:size])), 0)
 
 
 def _innermost(body: bytes) -> str:
