@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
 
@@ -38,11 +39,19 @@ DOCUMENTS: tuple[type[Document], ...] = (
 )
 
 
+class _Generator(GenerateJsonSchema):
+    """Without titles made from the fields' names, which say nothing."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002  # pydantic's signature
+        return False
+
+
 def generate() -> dict[str, str]:
     """File name to content, the same on every machine."""
     files = {}
     for document in DOCUMENTS:
-        schema = {"$schema": GenerateJsonSchema.schema_dialect, **document.model_json_schema(by_alias=True)}
+        schema = document.model_json_schema(by_alias=True, schema_generator=_Generator)
+        schema["$schema"] = _Generator.schema_dialect
         text = json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False)
         files[f"{document.__name__}.json"] = text + "\n"
     return files
