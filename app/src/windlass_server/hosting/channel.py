@@ -202,7 +202,8 @@ class WorkerChannel:
 
     def _answered(self, payload: memoryview, head_bytes: int) -> None:
         head, tensors = decode(payload, head_bytes)
-        future = self._waiting.pop(head.get("id"), None)  # type: ignore[arg-type]
+        identity = head.get("id")
+        future = self._waiting.pop(identity, None) if isinstance(identity, int) else None
         if future is None:
             raise FrameError("an answer that nobody asked for")
         if not future.done():

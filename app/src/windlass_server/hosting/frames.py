@@ -74,12 +74,17 @@ def decode(payload: memoryview, head_bytes: int) -> tuple[dict[str, Any], dict[s
         tensors = {}
         position = head_bytes
         for name, datatype, shape, size in head.pop("tensors", ()):
-            # A size that goes beyond the end leaves too few bytes, which from_raw refuses.
-            tensors[name] = from_raw(payload[position : position + int(size)], DataType(datatype), shape)
+            tensors[name] = from_raw(_piece(payload, position, size), DataType(datatype), shape)
             position += size + -size % ALIGNMENT
     except (ValueError, TypeError, AttributeError) as error:
         raise FrameError(f"a frame that can't be read: {error}") from error
     return head, tensors
+
+
+def _piece(payload: memoryview, start: int, size: int) -> memoryview:
+    if not 0 <= size <= len(payload) - start:
+        raise ValueError("a tensor goes beyond the end")
+    return payload[start : start + size]
 
 
 def advance(pieces: list[Buffer], sent: int) -> list[Buffer]:

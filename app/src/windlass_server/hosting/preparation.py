@@ -95,6 +95,15 @@ class Preparation:
         self.found.artifact = artifact
         self._pass(Gate.DIGEST, artifact.digest)
         self._enter(VersionState.LOADING)
+        try:
+            return await self._bring_up(artifact, tested_before)
+        except PreparationError as error:
+            if error.failure.is_verdict:
+                # A verdict is about the files that verified. If they are others by now, this says so instead.
+                await self._verify()
+            raise
+
+    async def _bring_up(self, artifact: Artifact, tested_before: bool) -> HostedWorker:
         worker = await self._start(artifact)
         try:
             async with asyncio.timeout(self._settings.load_deadline):

@@ -42,13 +42,15 @@ _CODES: list[tuple[Any, Code]] = [
 ]
 # What TensorFlow says about its own insides is no help to a client.
 _NOISE = re.compile(r"^(Graph execution error:|Detected at node .*|<stack traces unavailable>|\s*)$")
+_PLACES = re.compile(r"\s*(\[\[\{\{.*?\}\}\]\]|\[Op:\w+\])")
 
 
 def start(threads: int) -> None:
-    """Makes TensorFlow's thread pools, one thread each: requests run beside each other, not within each other."""
-    del threads
+    """Makes TensorFlow's thread pools. Requests run beside each other, not within each other: so one thread within an
+    operation, and as many between operations as there are callers. (That pool runs whole functions; with one thread
+    in it a slow request would hold up all others, whatever the number of callers.)"""
     tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
     # Makes the context, and with it the pools, on the calling thread: they inherit its priority.
     tf.config.list_logical_devices()
 
@@ -127,7 +129,7 @@ def _to_numpy(tensor: Any) -> Tensor:
 
 def _refusal(error: Any) -> ServingError:
     lines = [line.strip() for line in str(error.message).splitlines() if not _NOISE.match(line)]
-    message = " ".join(lines)[:_MAX_MESSAGE] or type(error).__name__
+    message = _PLACES.sub("", " ".join(lines))[:_MAX_MESSAGE] or type(error).__name__
     for kind, code in _CODES:
         if isinstance(error, kind):
             return ServingError(code, message)

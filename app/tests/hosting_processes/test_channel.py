@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from windlass_server.hosting import frames
+from windlass_server.hosting.channel import ChannelClosedError, RequestTooLargeError, WorkerChannel
+from windlass_server.hosting.frames import FrameError
+from windlass_server.tensors import NUMPY_TYPE, Tensor
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+LIMIT = 1024 * 1024
+
+
+def joined(pieces: list[Any]) -> bytes:
+    return b"".join(bytes(piece) for piece in pieces)
+
+
+def read_back(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    head, body = frames.lengths(data, LIMIT)
+    assert len(data) == frames.PREFIX.size + head + body
+    return frames.decode(memoryview(data)[frames.PREFIX.size :], head)
+
+
+tensors = st.sampled_from(list(NUMPY_TYPE.values())).flatmap(
+    lambda dtype: st.lists(st.integers(0, 5), max_size=3).map(
+        lambda shape: (
+            np.full(shape, b"a\0b", dtype=object) if dtype.kind == "O" else np.ones(shape, np.int8).astype(dtype)
+        )
+    )
+)
+
+
+@given(st.dictionaries(st.text(max_size=5), tensors, max_size=4))
+def test_tensors_of_every_type_and_shape_survive_a_frame(sent: dict[str, Tensor]) -> None:
+    head, received = read_back(joined(frames.encode({"op": "run"}, sent)))
+    assert head == {"op": "run"}
+    assert list(received) == list(sent)
+    for name, tensor in sent.items():
+        assert received[name].dtype == tensor.dtype
+        np.testing.assert_array_equal(received[name], tensor)
+
+
+@given(st.binary(max_size=200), st.integers(0, 200))
+def test_a_frame_of_anything_is_refused_or_read(data: bytes, head_bytes: int) -> None:
+    try:
+        head, received = frames.decode(memoryview(data), min(head_bytes, len(data)))
+    except FrameError:
+        return
+    assert isinstance(head, dict)
+    assert received == {}
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        [["x", "FP32", [2], 4]],
+        [["x", "FP32", [2], 400]],
+        [["x", "FP32", [2], -1]],
+        [["x", "FP31", [2], 8]],
+        [["x", "FP32", [-2], 8]],
+        [["x", "FP32", [1099511627776, 4], 8]],
+        [["x"]],
+        7,
+    ],
+)
+def test_tensors_that_do_not_add_up_are_refused(listed: Any) -> None:
+    import orjson
+
+    head = orjson.dumps({"tensors": listed})
+    with pytest.raises(FrameError):
+        frames.decode(memoryview(head + bytes(8)), len(head))
+
+
+def test_lengths_beyond_the_bound_are_refused_before_anything_is_allocated() -> None:
+    with pytest.raises(FrameError, match="a frame of 1152921504606846976 bytes"):
+        frames.lengths(frames.PREFIX.pack(10, 2**60), LIMIT)
+    with pytest.raises(FrameError, match="head of 4294967295 bytes"):
+        frames.lengths(frames.PREFIX.pack(2**32 - 1, 0), LIMIT)
+
+
+def test_tensors_lie_aligned_in_a_frame() -> None:
+    sent = {"a": np.ones(3, np.int8), "b": np.ones(3, ml_dtypes.bfloat16), "c": np.ones(3)}
+    head_bytes, body = frames.lengths(joined(frames.encode({}, sent)), LIMIT)
+    assert head_bytes % frames.ALIGNMENT == 0
+    assert body % frames.ALIGNMENT == 0
+
+
+class Peer:
+    """The other end, in a thread: answers each request by what `answer` makes of it."""
+
+    def __init__(self, answer: Callable[[dict[str, Any], dict[str, Tensor]], list[Any]]) -> None:
+        self.main, self._socket = socket.socketpair()
+        self._answer = answer
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        with self._socket, self._socket.makefile("rb") as file:
+            while prefix := file.read(frames.PREFIX.size):
+                head_bytes, body = frames.lengths(prefix, 1 << 30)
+                head, received = frames.decode(memoryview(file.read(head_bytes + body)), head_bytes)
+                pieces = self._answer(head, received)
+                if not pieces:
+                    return
+                try:
+                    self._socket.sendall(joined(pieces))
+                except OSError:
+                    return
+
+
+def talk(run: Run, peer: Peer, work: Callable[[WorkerChannel, list[str]], Coroutine[Any, Any, Any]]) -> Any:
+    async def main() -> Any:
+        reasons: list[str] = []
+        channel = WorkerChannel(
+            peer.main, max_request_bytes=64 * LIMIT, max_answer_bytes=64 * LIMIT, on_close=reasons.append
+        )
+        try:
+            return await work(channel, reasons)
+        finally:
+            channel.close()
+
+    try:
+        return run(main())
+    finally:
+        peer.thread.join()
+
+
+def echo(head: dict[str, Any], received: dict[str, Tensor]) -> list[Any]:
+    return frames.encode({"id": head["id"]}, received)
+
+
+@pytest.mark.parametrize("elements", [0, 1, 1000, 20_000, 3_000_000])
+def test_answers_of_every_size_come_back_whole(run: Run, elements: int) -> None:
+    async def work(channel: WorkerChannel, _reasons: list[str]) -> None:
+        sent = np.arange(elements, dtype=np.float32)
+        answers = await asyncio.gather(*(channel.send({"op": "x"}, {"t": sent + index}) for index in range(5)))
+        for index, (_, received) in enumerate(answers):
+            np.testing.assert_array_equal(received["t"], sent + index)
+
+    talk(run, Peer(echo), work)
+
+
+def test_answers_may_come_in_any_order(run: Run) -> None:
+    held: list[dict[str, Any]] = []
+
+    def two_at_a_time(head: dict[str, Any], _received: dict[str, Tensor]) -> list[Any]:
+        held.append(head)
+        if len(held) % 2:
+            return [b""]
+        return [*frames.encode({"id": held[-1]["id"], "n": 1}), *frames.encode({"id": held[-2]["id"], "n": 0})]
+
+    async def work(channel: WorkerChannel, _reasons: list[str]) -> None:
+        answers = await asyncio.gather(channel.send({}), channel.send({}))
+        assert [head["n"] for head, _ in answers] == [0, 1]
+
+    talk(run, Peer(two_at_a_time), work)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda *_: [frames.PREFIX.pack(2, 1 << 50) + b"{}"], "the worker sent a frame of 1125899906842624 bytes"),
+        (lambda *_: [frames.PREFIX.pack(1 << 30, 0)], "the worker sent a frame's head of 1073741824 bytes"),
+        (lambda *_: [frames.PREFIX.pack(2, 0) + b"no"], "the worker sent a frame that can't be read"),
+        (lambda *_: frames.encode({"id": 77}), "the worker sent an answer that nobody asked for"),
+        (lambda *_: frames.encode({"id": [1]}), "the worker sent an answer that nobody asked for"),
+        (lambda *_: [], "the worker ended"),
+    ],
+)
+def test_a_worker_that_breaks_the_rules_or_ends_fails_what_is_unanswered(
+    run: Run, answer: Callable[..., list[Any]], reason: str
+) -> None:
+    async def work(channel: WorkerChannel, reasons: list[str]) -> None:
+        with pytest.raises(ChannelClosedError, match=reason):
+            await channel.send({})
+        assert len(reasons) == 1
+        assert channel.closed
+        with pytest.raises(ChannelClosedError):
+            await channel.send({})
+
+    talk(run, Peer(answer), work)
+
+
+def test_a_request_beyond_the_bound_is_not_sent_and_harms_no_other(run: Run) -> None:
+    async def work(channel: WorkerChannel, _reasons: list[str]) -> None:
+        with pytest.raises(RequestTooLargeError):
+            channel.send({}, {"t": np.empty(65 * LIMIT, np.uint8)})
+        with pytest.raises(RequestTooLargeError):
+            channel.send({}, {"t": np.array([bytes(65 * LIMIT)], dtype=object)})
+        assert channel.unanswered == 0
+        await channel.send({})
+
+    talk(run, Peer(echo), work)
+
+
+def test_closing_the_channel_fails_what_is_unanswered_and_tells_the_worker(run: Run) -> None:
+    async def work(channel: WorkerChannel, reasons: list[str]) -> None:
+        future = channel.send({})
+        channel.close()
+        with pytest.raises(ChannelClosedError):
+            await future
+        assert reasons == []
+
+    talk(run, Peer(lambda *_: [b""]), work)
