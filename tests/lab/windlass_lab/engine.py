@@ -94,7 +94,7 @@ def daemon_arguments(home: Home) -> list[str]:
 
 
 def made_of(home: Home) -> str:
-    """The engine's label that holds the fingerprint of its commands and arguments: of another one it is started anew."""
+    """The engine's label that holds the fingerprint of its commands and arguments; with another it is started anew."""
     notes = sorted(file.read_text(encoding="utf-8") for file in home.done.glob("tools-engine-*"))
     return f"{LABEL}.fingerprint={fingerprint(*notes, *daemon_arguments(home))}"
 
@@ -130,7 +130,7 @@ def start(home: Home) -> None:
         time.sleep(2)  # right after a kill the old daemon's mounts and containerd may linger for a moment
 
 
-def _processes_of(home: Home) -> dict[int, str]:
+def processes_of(home: Home) -> dict[int, str]:
     """Processes whose program lies below the lab's libexec: dockerd, containerd and their shims, by process id."""
     found = {}
     for entry in Path("/proc").iterdir():
@@ -148,7 +148,7 @@ def _processes_of(home: Home) -> dict[int, str]:
 
 def daemon(home: Home) -> int | None:
     """The process id of this lab's dockerd."""
-    return next((pid for pid, name in _processes_of(home).items() if name == "dockerd"), None)
+    return next((pid for pid, name in processes_of(home).items() if name == "dockerd"), None)
 
 
 def stop(home: Home, patience: float = 60) -> bool:

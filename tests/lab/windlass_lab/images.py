@@ -66,7 +66,7 @@ def steps(home: Home, versions: Versions) -> list[Step]:
     """The base image, Python's, and the nodes' root."""
     builder = Builder(home)
     base_sums = fingerprint(
-        "debootstrap 1", versions.debian, versions.suite, versions.mirror, versions.security_mirror, CERTIFICATES
+        "debootstrap 2", versions.debian, versions.suite, versions.mirror, versions.security_mirror, CERTIFICATES
     )
     derived_sums = fingerprint(base_sums, IMAGES / "base.Dockerfile")
 
