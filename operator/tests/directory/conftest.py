@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -24,6 +26,7 @@ import yaml
 from windlass_contract.canonical import digest_of_bytes
 from windlass_contract.plan import ServingPlan
 
+_NUMBERS = itertools.count(1)
 DEADLINE = 60.0
 """Seconds; generous, since other suites may run on the same cores."""
 
@@ -129,52 +132,78 @@ class Workspace:
         wait_until(lambda: self.status(name).get("phase") == phase, lambda: (self.status(name), self.events()[-3:]))
 
 
+class Forked:
+    """A process that `Nursery` started; like `subprocess.Popen`."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def wait(self, timeout: float = DEADLINE) -> int:  # noqa: ARG002 - as Popen's
+        wait_until(lambda: self.returncode is not None)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+
+class Nursery:
+    """The process of `killer.py`, which starts operators that die at one of their writes."""
+
+    def __init__(self) -> None:
+        script = Path(__file__).with_name("killer.py")
+        self._process = subprocess.Popen([sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._lock = threading.Lock()
+        self._started: queue.Queue[Forked] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def start(self, order: dict[str, Any]) -> Forked:
+        assert self._process.stdin is not None
+        with self._lock:
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.flush()
+            return self._started.get(timeout=DEADLINE)
+
+    def close(self) -> None:
+        self._process.communicate()
+        self._reader.join(DEADLINE)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        alive: dict[int, Forked] = {}
+        for line in self._process.stdout:
+            said = json.loads(line)
+            if "pid" in said:
+                alive[said["pid"]] = Forked(said["pid"])
+                self._started.put(alive[said["pid"]])
+            else:
+                alive.pop(said["ended"]).returncode = said["code"]
+
+
 class Operator:
     """One process of the command."""
 
-    def __init__(
-        self, workspace: Workspace, *flags: str, script: Path | None = None, env: dict[str, str] | None = None
-    ):
-        start = [str(script)] if script else ["-m", "windlass_operator.main"]
-        self.logs: list[dict[str, Any]] = []
-        self.text: list[str] = []
-        self.output: list[str] = []
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                *start,
-                "directory",
-                str(workspace.folder),
-                "--state",
-                str(workspace.state),
-                "--port",
-                "0",
-                "--metrics-port",
-                "0",
-                "--log-level",
-                "debug",
-                *flags,
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **(env or {})},
-        )
-        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read, self._read_output)]
-        for reader in self._readers:
-            reader.start()
+    def __init__(self, workspace: Workspace, flags: tuple[str, ...], start: Callable[[list[str], Path], Any]) -> None:
+        number = next(_NUMBERS)
+        self.log_file = workspace.folder.with_name(f"operator-{number}.log")
+        arguments = ["directory", str(workspace.folder), "--state", str(workspace.state), "--port", "0"]
+        self.process = start([*arguments, "--metrics-port", "0", "--log-level", "debug", *flags], self.log_file)
 
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.text.append(line)
-            with contextlib.suppress(ValueError):
-                self.logs.append(json.loads(line))
+    @property
+    def text(self) -> list[str]:
+        """Whole lines of its log."""
+        text = self.log_file.read_text() if self.log_file.exists() else ""
+        return text[: text.rfind("\n") + 1].splitlines()
 
-    def _read_output(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.output.append(line.strip())
+    @property
+    def logs(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.text if line.startswith("{")]
 
     def said(self, event: str, **fields: Any) -> dict[str, Any] | None:
         """The first line of the log that says this."""
@@ -214,12 +243,7 @@ class Operator:
         """Ends it; returns its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        code = self.process.wait(DEADLINE)
-        for reader in self._readers:
-            reader.join(DEADLINE)
-        for stream in (self.process.stdout, self.process.stderr):
-            assert stream is not None
-            stream.close()
+        code: int = self.process.wait(DEADLINE)
         return code
 
 
@@ -341,17 +365,29 @@ class Stage:
         self._watchers: list[threading.Thread] = []
         self._closing = False
 
-    def operator(self, *flags: str, script: Path | None = None, env: dict[str, str] | None = None) -> Operator:
-        self.operators.append(Operator(self.workspace, *flags, script=script, env=env))
+    def operator(self, *flags: str) -> Operator:
+        """The command as people start it."""
+        self.operators.append(Operator(self.workspace, flags, _spawn))
         return self.operators[-1]
 
-    def revive_after(self, operator: Operator) -> None:
+    def dying_operator(self, nursery: Nursery, at: int, when: str, writes: Path) -> Operator:
+        """The command that dies at its write number `at`."""
+
+        def fork(arguments: list[str], log: Path) -> Forked:
+            order = {"argv": arguments, "log": str(log), "writes": str(writes), "at": at, "when": when}
+            return nursery.start(order)
+
+        self.operators.append(Operator(self.workspace, (), fork))
+        return self.operators[-1]
+
+    def revive_after(self, operator: Operator, start: Callable[[], Operator]) -> None:
         """Starts another when this one has died."""
 
         def watch() -> None:
-            operator.process.wait()
+            while operator.process.poll() is None and not self._closing:
+                time.sleep(0.02)
             if not self._closing:
-                self.operator()
+                start()
 
         self._watchers.append(threading.Thread(target=watch, daemon=True))
         self._watchers[-1].start()
@@ -373,10 +409,10 @@ class Stage:
         self._closing = True
         for replica in self.replicas:
             replica.stop()
-        for operator in self.operators:
-            operator.stop(signal.SIGKILL)
         for watcher in self._watchers:
             watcher.join(DEADLINE)
+        for operator in self.operators:
+            operator.stop(signal.SIGKILL)
 
 
 @pytest.fixture
@@ -386,6 +422,20 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
         yield stage
     finally:
         stage.close()
+
+
+def _spawn(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as file:
+        return subprocess.Popen([sys.executable, "-m", "windlass_operator.main", *arguments], stderr=file)
+
+
+@pytest.fixture
+def nursery() -> Iterator[Nursery]:
+    nursery = Nursery()
+    try:
+        yield nursery
+    finally:
+        nursery.close()
 
 
 @pytest.fixture

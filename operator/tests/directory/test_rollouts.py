@@ -88,7 +88,7 @@ def test_a_typing_error_freezes_the_server_and_heals_by_itself(stage: Any, works
     workspace.replace(first, good)
     workspace.await_committed(2)
     until(lambda: workspace.condition("m-1", "Stalled").get("status") != "True")
-    assert replica.committed == [None, 1, 2]
+    until(lambda: replica.committed == [None, 1, 2])
     reasons = [event["reason"] for event in workspace.events()]
     assert reasons.count("FileInvalid") == 1
 

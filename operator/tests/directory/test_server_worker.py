@@ -1,0 +1,213 @@
+"""One server's passes with outcomes made by hand: what is told to whom, and only when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from windlass_contract.model_version import ModelVersionStatus
+from windlass_contract.plan import ServingPlan
+from windlass_contract.record import ModelRecord, RolloutRecordSet, ServerState
+from windlass_operator.control.hub import Hub, NotActingError
+from windlass_operator.directory_driver.events import EventLog
+from windlass_operator.directory_driver.lock import StateLock
+from windlass_operator.directory_driver.server_worker import LockLostError, ServerWorker, Tools
+from windlass_operator.directory_driver.store import StateStore, StoreError
+from windlass_operator.directory_driver.view import ServerView
+from windlass_operator.engine.interface import Event, Observation, Outcome
+from windlass_operator.metrics import Metrics
+
+
+def plan(epoch: int) -> ServingPlan:
+    return ServingPlan.build("cats", epoch, {})
+
+
+def record(seconds: float = 0.0) -> RolloutRecordSet:
+    return RolloutRecordSet(server="cats", models={"m": ModelRecord(previous_seconds=seconds)})
+
+
+class World:
+    """A worker with a real store and hub; the engine is whatever `decide` says."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "servers").mkdir()
+        self.lock = StateLock(folder / "lock")
+        assert self.lock.try_acquire()
+        self.store = StateStore(folder / "servers", self.lock)
+        self.hub = Hub()
+        self.hub.act()
+        self.hub.open("cats")
+        self.now = 100.0
+        self.seen: list[Observation] = []
+        self.decide: Callable[[Observation], Outcome] = lambda seen: Outcome(seen.record, seen.plan, write=False)
+        self.shown: list[tuple[int | None, Mapping[str, ModelVersionStatus]]] = []
+        self.events = EventLog(folder / "events.jsonl")
+        self.worker = ServerWorker(
+            "cats",
+            Tools(
+                store=self.store,
+                hub=self.hub,
+                reconcile=self._reconcile,
+                view=lambda _: ServerView(),
+                show=self._show,
+                events=self.events,
+                metrics=Metrics("test"),
+                holds=self.lock.holds,
+                acting_since=90.0,
+                clock=lambda: self.now,
+            ),
+        )
+
+    def _reconcile(self, observation: Observation) -> Outcome:
+        self.seen.append(observation)
+        return self.decide(observation)
+
+    async def _show(self, server: str, statuses: Mapping[str, ModelVersionStatus]) -> None:
+        assert server == "cats"
+        self.shown.append(((await self.told() or plan(0)).epoch, statuses))
+
+    async def told(self) -> ServingPlan | None:
+        """What a subscriber without a plan is answered; `NotActingError` when nothing."""
+        async with asyncio.timeout(30):
+            return await self.hub.next_plan("cats", None, None)
+
+
+def play(folder: Path, scenario: Callable[[World], Awaitable[None]]) -> None:
+    async def body() -> None:
+        await scenario(World(folder))
+
+    asyncio.run(body())
+
+
+def writing(epoch: int, **fields: Any) -> Callable[[Observation], Outcome]:
+    return lambda _: Outcome(record(), plan(epoch), write=True, **fields)
+
+
+def test_a_plan_is_told_after_its_write_then_statuses_then_events(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.decide = writing(
+            1, statuses={"m-1": ModelVersionStatus()}, events=(Event("m-1", "Normal", "Committed", "it serves"),)
+        )
+        await world.worker.reconcile()
+        assert await world.told() == plan(1)
+        assert world.store.read("cats").state == ServerState(server="cats", plan=plan(1), record=record())
+        assert world.shown == [(1, {"m-1": ModelVersionStatus()})], "subscribers knew it when the statuses came"
+        assert "it serves" in world.events.path.read_text()
+
+    play(tmp_path, scenario)
+
+
+def test_nothing_is_told_of_a_plan_whose_write_failed(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.decide = writing(1)
+        await world.worker.reconcile()
+        world.decide = writing(2, events=(Event("m-1", "Normal", "Committed", "too early"),))
+        world.store.path("cats").rename(tmp_path / "kept")
+        world.store.path("cats").mkdir()
+        with pytest.raises(StoreError):
+            await world.worker.reconcile()
+        assert (await world.told()) == plan(1)
+        assert not world.events.path.exists()
+        world.store.path("cats").rmdir()
+        (tmp_path / "kept").rename(world.store.path("cats"))
+        await world.worker.reconcile()
+        assert await world.told() == plan(2)
+
+    play(tmp_path, scenario)
+
+
+def test_who_lost_a_race_reads_and_computes_again(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        other = ServerState(server="cats", plan=plan(7), record=record(5))
+
+        def overtaken(seen: Observation) -> Outcome:
+            if len(world.seen) == 1:
+                world.store.write("cats", other, "")
+            return Outcome(record(), plan((seen.plan or plan(0)).epoch + 1), write=True)
+
+        world.decide = overtaken
+        await world.worker.reconcile()
+        assert [seen.plan for seen in world.seen] == [None, plan(7)]
+        assert world.seen[1].record == other.record
+        assert await world.told() == plan(8)
+
+    play(tmp_path, scenario)
+
+
+def test_clocks_run_in_memory_between_writes(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.decide = writing(1)
+        await world.worker.reconcile()
+        world.decide = lambda seen: Outcome(record(seen.elapsed), seen.plan, write=False)
+        world.now += 3
+        await world.worker.reconcile()
+        world.now += 4
+        await world.worker.reconcile()
+        assert [(seen.elapsed, seen.uptime) for seen in world.seen] == [(0, 10), (3, 13), (4, 17)]
+        assert world.seen[2].record == record(3)
+        stored = world.store.read("cats").state
+        assert stored is not None
+        assert stored.record == record()
+
+    play(tmp_path, scenario)
+
+
+def test_while_it_gathers_nothing_is_told_and_the_statuses_stay(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.decide = lambda seen: Outcome(seen.record, seen.plan, write=False, gathering=True, revisit_after=0.5)
+        await world.worker.reconcile()
+        with pytest.raises(NotActingError, match="just started"):
+            await world.told()
+        assert world.shown == []
+        world.decide = lambda seen: Outcome(None, None, write=False)
+        await world.worker.reconcile()
+        assert await asyncio.wait_for(world.hub.next_plan("cats", 1, plan(1).digest), 30) is None
+
+    play(tmp_path, scenario)
+
+
+def test_an_object_put_back_by_somebody_is_read_anew(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.decide = writing(1)
+        await world.worker.reconcile()
+        old = world.store.path("cats").read_bytes()
+        world.decide = writing(2)
+        await world.worker.reconcile()
+        world.store.path("cats").write_bytes(old)
+        world.decide = lambda seen: Outcome(seen.record, seen.plan, write=False)
+        await world.worker.reconcile()
+        assert world.seen[-1].plan == plan(1)
+
+    play(tmp_path, scenario)
+
+
+def test_without_the_lock_it_stops(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.lock.release()
+        with pytest.raises(LockLostError):
+            await world.worker.reconcile()
+        assert world.seen == []
+
+    play(tmp_path, scenario)
+
+
+def test_a_fault_in_a_pass_is_logged_and_the_next_pass_comes(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        stopping = asyncio.Event()
+
+        def decide(seen: Observation) -> Outcome:
+            if len(world.seen) == 1:
+                raise ZeroDivisionError
+            stopping.set()
+            return Outcome(None, None, write=False)
+
+        world.decide = decide
+        async with asyncio.timeout(30):
+            await world.worker.run(stopping)
+        assert len(world.seen) == 2
+
+    play(tmp_path, scenario)
