@@ -68,7 +68,8 @@ class World:
 
     async def _show(self, server: str, statuses: Mapping[str, ModelVersionStatus]) -> None:
         assert server == "cats"
-        self.shown.append(((await self.told() or plan(0)).epoch, statuses))
+        told = self.hub._channels["cats"].plan
+        self.shown.append((told.epoch if told else None, statuses))
 
     async def told(self) -> ServingPlan | None:
         """What a subscriber without a plan is answered; `NotActingError` when nothing."""
@@ -163,7 +164,7 @@ def test_while_it_gathers_nothing_is_told_and_the_statuses_stay(tmp_path: Path) 
         with pytest.raises(NotActingError, match="just started"):
             await world.told()
         assert world.shown == []
-        world.decide = lambda seen: Outcome(None, None, write=False)
+        world.decide = lambda _: Outcome(None, None, write=False)
         await world.worker.reconcile()
         assert await asyncio.wait_for(world.hub.next_plan("cats", 1, plan(1).digest), 30) is None
 
