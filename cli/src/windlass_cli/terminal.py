@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 from typing import Self
@@ -11,6 +10,9 @@ from rich.console import Console
 from rich.status import Status
 
 out = Console(soft_wrap=True, highlight=False)
+"""For lines that are to stay whole, in a pipe and in a terminal."""
+screen = Console(highlight=False)
+"""For views that are laid out for the terminal's width."""
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
@@ -68,8 +70,3 @@ def size(count: int) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1024
     raise AssertionError("unreachable")
-
-
-def is_terminal() -> bool:
-    """Whether a person looks at standard output."""
-    return sys.stdout.isatty()

@@ -109,7 +109,7 @@ def _decide(action: Action, name: str, source: Source, wait: bool, timeout: floa
     if wait:
         taken, now = _wait(source, decision, timeout, where)
         message = f": {' '.join(now.status.message.split())}" if now and now.status and now.status.message else ""
-        out.print(f"taken: {taken}. {name} is {now.phase if now else 'gone'}{message}", markup=False)
+        out.print(f"{taken}; {name} is {now.phase if now else 'gone'}{message}", markup=False)
     else:
         err.print("the operator takes it within a few seconds; see `windlass watch`", markup=False)
 
@@ -157,9 +157,9 @@ def _outcome(decision: Decision, seen: SeenVersion | None, snapshot: Snapshot) -
     taken: list[DecisionTaken] = seen.status.decisions if seen and seen.status else []
     found = next((each for each in taken if each.id == decision.spec.id), None)
     if found is not None:
-        return found.outcome or "yes"
+        return found.outcome or "taken"
     record = snapshot.record(decision.spec.server, decision.spec.model)
-    return "yes" if record is not None and decision.spec.id in record.decisions else ""
+    return "taken" if record is not None and decision.spec.id in record.decisions else ""
 
 
 def _me() -> str:

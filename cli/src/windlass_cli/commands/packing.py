@@ -170,7 +170,7 @@ def pack(
         typer.Option(
             metavar="FILE",
             rich_help_panel=_DOCUMENT,
-            help="Acceptance samples: inputs with the answers that you expect. Kept beside the document.",
+            help="Acceptance samples: inputs with the answers that you expect. Copied beside the document.",
         ),
     ] = None,
     min_score: Annotated[
@@ -205,6 +205,7 @@ def pack(
     )
     conversion = Conversion(preprocess, options.input_specs(input_spec or []), module or [], allow_code)
     _refuse_missing_folder(modelversion)
+    beside = _samples_beside(samples, modelversion)
     with Progress(f"packing {model} {version}") as progress:
         packed = build.pack(source, output, model, version, description, conversion, progress)
     _tell(packed)
@@ -222,10 +223,14 @@ def pack(
     if modelversion is None:
         out.print(text, markup=False, end="")
         return
+    if beside is not None and samples is not None:
+        # First: an operator that watches the folder takes up the document at once.
+        write_file(beside, samples.read_text(encoding="utf-8"))
+        err.print(f"  samples  {beside}", markup=False)
     write_file(modelversion, text)
     err.print(f"  document {modelversion}", markup=False)
     if samples is not None and not (modelversion.parent / samples.name).is_file():
-        note(f"{samples.name} has to lie beside the document wherever you put it; the operator reads it there")
+        note(f"{samples} isn't here: it has to lie beside the document, where the operator reads it")
     out.print(packed.digest)
 
 
@@ -359,6 +364,21 @@ def _refuse_missing_folder(file: Path | None) -> None:
     """Before the long work, not after it."""
     if file is not None and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
         raise UserError(f"{file.parent} is no folder that can be written; make it first")
+
+
+def _samples_beside(samples: Path | None, document: Path | None) -> Path | None:
+    """Where to copy the samples to, if they have to be copied. Raises `UserError`."""
+    if samples is None or document is None or not samples.is_file():
+        return None
+    target = document.parent / samples.name
+    if target.exists():
+        if target.read_bytes() != samples.read_bytes():
+            raise UserError(
+                f"{target} is there already with other samples, and an earlier version may go by them; give the new "
+                "ones another name"
+            )
+        return None
+    return target
 
 
 def _tell(packed: Packed) -> None:

@@ -16,7 +16,7 @@ from rich.live import Live
 from windlass_cli.errors import UserError
 from windlass_cli.sources.directory import DirectorySource
 from windlass_cli.sources.source import SeenVersion, Snapshot, Source
-from windlass_cli.terminal import err, out
+from windlass_cli.terminal import err, out, screen
 from windlass_cli.views import words
 from windlass_cli.views.tables import description, versions_table
 from windlass_cli.views.tree import live_view
@@ -140,11 +140,13 @@ def watch(
     if name is not None:
         find(source.snapshot(), name, source.place)
     if once:
-        out.print(live_view(source.snapshot(), datetime.now(UTC), name), soft_wrap=False)
+        screen.print(live_view(source.snapshot(), datetime.now(UTC), name))
         return
     deadline = time.monotonic() + timeout if until is not None else None
     shown = (
-        _watch_live(source, name, until, deadline) if out.is_terminal else _watch_lines(source, name, until, deadline)
+        _watch_live(source, name, until, deadline)
+        if screen.is_terminal
+        else _watch_lines(source, name, until, deadline)
     )
     if until is not None and name is not None:
         _tell_end(shown.version(name), name, until, timeout)
@@ -153,14 +155,14 @@ def watch(
 def _watch_live(source: Source, name: str | None, until: str | None, deadline: float | None) -> Snapshot:
     snapshot = source.snapshot()
     mark = source.fingerprint()
-    with Live(console=out, auto_refresh=False, screen=until is None, vertical_overflow="crop") as live:
+    with Live(console=screen, auto_refresh=False, screen=until is None, vertical_overflow="crop") as live:
         drawn = 0.0
         while True:
             if (now := source.fingerprint()) != mark or time.monotonic() - drawn >= 1:
                 if now != mark:
                     mark, snapshot = now, source.snapshot()
                 drawn = time.monotonic()
-                live.update(live_view(snapshot, datetime.now(UTC), name, out.height - 1), refresh=True)
+                live.update(live_view(snapshot, datetime.now(UTC), name, screen.height - 1), refresh=True)
             if _over(snapshot, name, until, deadline):
                 return snapshot
             time.sleep(LOOK_SECONDS)

@@ -83,15 +83,10 @@ def description(seen: SeenVersion, snapshot: Snapshot, now: datetime) -> list[Te
             for each in seen.status.conditions
         ]
         _section(lines, "Conditions", [str(line) for line in columns(rows)] if len(rows) > 1 else [])
-        _section(
-            lines,
-            "Gates",
-            [
-                f"{each.gate}  {each.result}{f'  {each.statistic}' if each.statistic else ''}"
-                f"{f'  on {each.replica}' if each.replica else ''}"
-                for each in seen.status.evidence
-            ],
-        )
+        gates = [["GATE", "RESULT", "REPLICA", "EVIDENCE"]] + [
+            [each.gate, each.result, each.replica or "-", each.statistic or "-"] for each in seen.status.evidence
+        ]
+        _section(lines, "Gates", [str(line) for line in columns(gates)] if len(gates) > 1 else [])
         _section(
             lines,
             "Decisions",

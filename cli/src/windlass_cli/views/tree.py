@@ -12,14 +12,16 @@ from rich.text import Text
 from rich.tree import Tree
 
 from windlass_cli.sources.source import SeenEvent, SeenVersion, Snapshot
-from windlass_contract.model_version import ConditionStatus, ConditionType, ModelVersionStatus
+from windlass_contract.model_version import ConditionStatus, ConditionType, GateEvidence, ModelVersionStatus
 from windlass_contract.plan import PlannedVersion
-from windlass_contract.record import ServerState
+from windlass_contract.record import Phase, ServerState
 
 from . import words
 
 EVENTS_SHOWN = 6
 _SETTLED = {"Superseded", "Retired", "Previous"}
+_FIGURES = {"Acceptance", "ErrorRate", "Latency", "Agreement"}
+"""Gates whose figure matters even when they pass."""
 _RESULTS = {"Passed": ("✔", "green"), "Failed": ("✖", "red"), "Undecided": ("…", "yellow")}
 
 
@@ -136,14 +138,16 @@ def _add_version(branch: Tree, seen: SeenVersion, snapshot: Snapshot, now: datet
     )
     if status is not None and (status.weight or seen.phase not in _SETTLED):
         head.append(f"  {words.bar(status.weight)} {words.share(status.weight)}", style if status.weight else "dim")
-        counts = status.replicas
-        head.append(f"  replicas {counts.desired} desired, {counts.prepared} prepared, {counts.committed} committed")
     head.append(f"  {seen.name}", "dim")
     node = branch.add(head)
     if status is None:
         node.add(Text("no operator has looked at it yet", "dim"))
         return
-    _add_steps(node, seen)
+    if seen.phase not in _SETTLED:
+        counts = status.replicas
+        line = f"{counts.desired} desired, {counts.prepared} prepared, {counts.committed} committed"
+        node.add(Text.assemble(("replicas: ", "dim"), line))
+    _add_steps(node, seen, snapshot)
     if status.message:
         node.add(Text(status.message, "red" if style == "red" else "yellow" if seen.phase == "Stalled" else ""))
     _add_replicas(node, spec.server, spec.model, spec.version, snapshot)
@@ -157,15 +161,31 @@ def _add_version(branch: Tree, seen: SeenVersion, snapshot: Snapshot, now: datet
             node.add(Text(f"{each.type.value} for {since} ({each.reason}): {each.message}", "yellow"))
 
 
-def _add_steps(node: Tree, seen: SeenVersion) -> None:
+def _add_steps(node: Tree, seen: SeenVersion, snapshot: Snapshot) -> None:
+    """Those done, the one it is at, and those to come; and what a person can do about a pause."""
     assert seen.document is not None
-    assert seen.status is not None
-    steps = seen.document.spec.rollout.steps
-    if seen.status.step and words.style_of(seen.phase) == "cyan":
-        line = Text.assemble(("step: ", "dim"), (seen.status.step, "bold"))
-        if steps:
-            line.append("   of " + "  ".join(words.step(index + 1, each) for index, each in enumerate(steps)), "dim")
+    spec = seen.document.spec
+    record = snapshot.record(spec.server, spec.model)
+    rollout = record.rollout if record is not None else None
+    if rollout is None or rollout.candidate.version != spec.version:
+        return
+    if spec.rollout.steps:
+        line = Text("steps: ", "dim")
+        for index, each in enumerate(spec.rollout.steps):
+            sign, style = (
+                ("✔", "green")
+                if index < rollout.step
+                else ("▶", "bold cyan")
+                if index == rollout.step
+                else ("○", "dim")
+            )
+            line.append(f"{sign} {words.step(index + 1, each)}  ", style)
         node.add(line)
+    waiting = rollout.phase is Phase.STEPPING and rollout.step < len(spec.rollout.steps)
+    if rollout.paused:
+        node.add(Text(f"somebody paused it: windlass resume {seen.name}", "yellow"))
+    elif waiting and spec.rollout.steps[rollout.step].pause is not None:
+        node.add(Text(f"to let it go on: windlass approve {seen.name}", "yellow"))
 
 
 def _add_replicas(node: Tree, server: str, model: str, version: int, snapshot: Snapshot) -> None:
@@ -178,19 +198,24 @@ def _add_replicas(node: Tree, server: str, model: str, version: int, snapshot: S
 
 
 def _add_evidence(node: Tree, status: ModelVersionStatus) -> None:
-    """Gates that passed without a figure share a line; the others have one each."""
-    plain = Text()
+    """Gates that passed everywhere share a line; of the others each replica's evidence has one."""
+    passed = Text("gates: ", "dim")
+    gates: dict[str, list[GateEvidence]] = defaultdict(list)
     for each in status.evidence:
-        sign, style = _RESULTS[each.result]
-        where = f" on {each.replica}" if each.replica else ""
-        if each.result == "Passed" and not each.statistic:
-            plain.append(f"{sign} {each.gate}{where}  ", style)
-        else:
-            node.add(
-                Text.assemble((f"{sign} {each.gate}", style), f": {each.statistic}" if each.statistic else "", where)
-            )
-    if plain:
-        node.add(plain)
+        gates[each.gate].append(each)
+    for gate, found in gates.items():
+        if all(each.result == "Passed" for each in found):
+            passed.append(f"✔\N{NO-BREAK SPACE}{gate}  ", "green")
+            if gate in _FIGURES and found[0].statistic:
+                passed.append(f"{found[0].statistic}  ")
+    if len(passed) > len("gates: "):
+        node.add(passed)
+    for each in status.evidence:
+        if each.result != "Passed":
+            sign, style = _RESULTS[each.result]
+            where = f" on {each.replica}" if each.replica else ""
+            said = f": {each.statistic}" if each.statistic else ""
+            node.add(Text.assemble((f"{sign} {each.gate}", style), said, where))
 
 
 def _event(event: SeenEvent, now: datetime) -> Text:
@@ -198,6 +223,6 @@ def _event(event: SeenEvent, now: datetime) -> Text:
     return Text.assemble(
         (f"{words.clock(event.at)} {words.age(event.at, now):>4} ", "dim"),
         (event.reason, f"bold {style}".strip()),
-        f" {event.model_version}: {event.message}",
+        f" {event.model_version or event.server}: {event.message}",
         overflow="fold",
     )

@@ -29,7 +29,7 @@ def mark_of(phase: str) -> str:
         return "✔"
     if phase in _BAD:
         return "✖"
-    return {"Paused": "॥", "Stalled": "⚠"}.get(phase, "●" if phase in _BUSY else "○")
+    return {"Paused": "‖", "Stalled": "⚠"}.get(phase, "●" if phase in _BUSY else "○")
 
 
 def share(weight: int) -> str:
