@@ -87,8 +87,10 @@ def test_a_worker_is_a_child_of_the_launcher_and_ends_with_its_channel(run: Run)
     run(main())
 
 
-def test_a_worker_has_no_environment_no_descriptor_and_no_folder_but_its_own(run: Run, tmp_path: Path) -> None:
-    os.environ["WINDLASS_TEST_SECRET"] = "hunter2"
+def test_a_worker_has_no_environment_no_descriptor_and_no_folder_but_its_own(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WINDLASS_TEST_SECRET", "hunter2")
 
     async def main() -> None:
         async with launched(tmp_path / "scratch") as launcher:
@@ -104,10 +106,7 @@ def test_a_worker_has_no_environment_no_descriptor_and_no_folder_but_its_own(run
             await end(worker)
             await until(lambda: not scratch.exists())
 
-    try:
-        run(main())
-    finally:
-        del os.environ["WINDLASS_TEST_SECRET"]
+    run(main())
 
 
 def test_a_killed_worker_is_reported_with_its_signal_and_others_go_on(run: Run) -> None:

@@ -144,20 +144,24 @@ def test_another_digest_than_the_declared_one_is_refused(run: Run, make_resident
     assert resident.failure.reason is Reason.DIGEST_MISMATCH
 
 
-def test_files_that_change_while_they_are_loaded_are_noticed(run: Run, make_resident: Make, tmp_path: Path) -> None:
-    folder = models.affine(tmp_path, "m", 1, 2, 1, load_seconds=3)
+@pytest.mark.parametrize("file", ["saved_model.pb", "windlass/parity/serving_default.npz"])
+def test_files_that_change_while_they_are_loaded_are_no_verdict_whether_the_load_fails_or_not(
+    run: Run, make_resident: Make, tmp_path: Path, file: str
+) -> None:
+    parity = {"serving_default": ({"x": column(1)}, {"y": column(3)})}
+    folder = models.affine(tmp_path, "m", 1, 2, 1, load_seconds=3, parity=parity)
     resident = make_resident("m")
 
     async def main() -> None:
         preparing = asyncio.create_task(resident.prepare())
-        await until(lambda: resident.state is VersionState.LOADING and resident.progress is None)
-        corrupt(folder)
+        await until(lambda: resident.state is VersionState.LOADING)
+        (folder / file).write_bytes((folder / file).read_bytes()[:-1] + b"\xee")
         await preparing
 
     run(main())
     assert resident.state is VersionState.WAITING
     assert resident.failure is not None
-    assert resident.failure.reason is Reason.FILE_DIGEST_MISMATCH
+    assert (resident.failure.reason, resident.failure.file) == (Reason.FILE_DIGEST_MISMATCH, file)
 
 
 def test_a_model_that_cannot_be_loaded_fails_with_what_the_framework_says(
