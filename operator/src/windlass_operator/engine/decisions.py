@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from windlass_contract.decision import Action, DecisionSpec
+from windlass_contract.plan import Blocked
 from windlass_contract.record import ModelRecord, Phase, VersionRef
 
 from .draft import Draft, blocked
@@ -22,6 +23,7 @@ def take_decisions(draft: Draft, decisions: Iterable[DecisionSpec], fleet: Fleet
         if decision.id not in draft.record.decisions and not waits_for(draft.record, decision):
             _carry_out(draft, decision, fleet)
             draft.change(decisions=[*draft.record.decisions, decision.id])
+    _leave_what_is_held(draft, fleet)
     _forget(draft, {each.id for each in mine})
 
 
@@ -85,17 +87,27 @@ def _undo(draft: Draft, decision: DecisionSpec, fleet: Fleet) -> None:
     if not any(each.digest == ref.digest for each in record.holds):
         draft.change(holds=[*record.holds, blocked(ref, "Undone", message)])
         draft.say(ref, "Warning", "Held", f"{message}; it is held until somebody clears it")
-    if _is(record.previous, decision):
-        draft.change(previous=None, previous_seconds=0.0)
-    if record.rollout is not None and _is(record.rollout.candidate, decision):
+
+
+def _leave_what_is_held(draft: Draft, fleet: Fleet) -> None:
+    """After all decisions, since the version to go back to may have been undone as well."""
+    rollout = draft.record.rollout
+    hold = None if rollout is None else _hold_on(draft, rollout.candidate)
+    if rollout is not None and hold is not None:
         draft.end_rollout()
-        draft.judge(ref, "Undone", message)
-    if _is(record.committed, decision) and has_way_back(draft.record, fleet, draft.model):
+        draft.judge(rollout.candidate, "Undone", hold.message)
+    committed = draft.record.committed
+    hold = None if committed is None else _hold_on(draft, committed)
+    if committed is not None and hold is not None and has_way_back(draft.record, fleet, draft.model):
         draft.go_back()
+        draft.judge(committed, "Undone", hold.message)
         back = draft.record.committed
-        draft.judge(ref, "Undone", message)
         if back is not None:
-            draft.say(back, "Warning", "RolledBack", f"{message}: version {back.version} serves again")
+            draft.say(back, "Warning", "RolledBack", f"{hold.message}: version {back.version} serves again")
+
+
+def _hold_on(draft: Draft, ref: VersionRef) -> Blocked | None:
+    return next((each for each in draft.record.holds if each.digest == ref.digest), None)
 
 
 def _clear(draft: Draft, decision: DecisionSpec) -> None:

@@ -15,7 +15,7 @@ def signature_change(old: Signatures, new: Signatures) -> Failure | None:
 
     New signatures and new outputs break nobody. All inputs of a signature are required, so a new one does.
     """
-    changes = [change for name in sorted(old) for change in _signature_changes(name, old[name], new.get(name))]
+    changes = [change[:250] for name in sorted(old) for change in _signature_changes(name, old[name], new.get(name))]
     if not changes:
         return None
     shown = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")

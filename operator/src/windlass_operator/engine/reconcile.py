@@ -25,6 +25,8 @@ LONGEST_LOOK_AWAY_SECONDS = 60.0
 """A longer time between two passes counts as this: nobody watched, so it is no evidence of waiting."""
 CLOCK_WRITE_SECONDS = 10.0
 """Clocks in the record are written when they pass a multiple of this; an operator's death loses no more."""
+MOST_ROUNDS = 10
+"""One decision may make room for the next (an approval, a commit, the end of `keepPrevious`): all in one pass."""
 REVISIT_SECONDS = 5.0
 """While a clock runs."""
 
@@ -80,18 +82,26 @@ def _pass_over(
     claims = claims_of(objects, before)
     names = {(claim.version, claim.digest): claim.seen.name for claim in claims if claim.digest is not None}
     draft = Draft(model, before, names)
-    take_decisions(draft, (each for each in observation.decisions if each.server == observation.server), fleet)
-    hear_reports(draft, claims, fleet)
-    # What is committed decides which claims can be started: a rollback may have changed it.
-    claims = claims_of(objects, draft.record)
-    if not observation.frozen:
-        follow_desired(draft, claims, fleet, elapsed)
-    committed = draft.record.committed
-    ready = go_on(draft, claims, fleet, elapsed)
-    age_previous(draft, claims, fleet, elapsed if draft.record.committed is committed else 0.0)
-    if not observation.frozen:
-        retire(draft, claims)
-    return View(model, draft.record, claims_of(objects, draft.record), ready), draft
+    mine = [each for each in observation.decisions if each.server == observation.server]
+    ready = None
+    for _ in range(MOST_ROUNDS):
+        start = draft.record
+        take_decisions(draft, mine, fleet)
+        hear_reports(draft, claims, fleet)
+        # What is committed decides which claims can be started: a rollback may have changed it.
+        claims = claims_of(objects, draft.record)
+        if not observation.frozen:
+            follow_desired(draft, claims, fleet, elapsed)
+        committed = draft.record.committed
+        ready = go_on(draft, claims, fleet, elapsed)
+        age_previous(draft, claims, fleet, elapsed if draft.record.committed is committed else 0.0)
+        if not observation.frozen:
+            retire(draft, claims)
+        claims = claims_of(objects, draft.record)
+        if draft.record is start:
+            break
+        elapsed = 0.0
+    return View(model, draft.record, claims, ready), draft
 
 
 def _says_something(record: ModelRecord) -> bool:

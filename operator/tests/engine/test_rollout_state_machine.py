@@ -1,0 +1,453 @@
+"""Random histories of everything that can happen to a server, with the promises of the design checked in every state.
+
+`HYPOTHESIS_PROFILE=soak` tries many more and longer ones. A failure prints what to paste to see it again.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from engine_builders import MODEL, decision, digest, model_version
+from engine_simulation import Artifact, Operator, Replica, Store, artifact, subscribed_at, wanted_version
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from windlass_contract.decision import DecisionSpec
+from windlass_contract.plan import ModelPlan, ServingPlan
+from windlass_contract.record import ModelRecord
+from windlass_contract.report import VersionState
+from windlass_operator.engine import reconcile
+from windlass_operator.engine.interface import Observation, Outcome, SeenModelVersion, SeenReplica
+
+VERSIONS = st.integers(1, 4)
+NATURES = st.sampled_from(["good"] * 5 + ["bad", "wrong", "missing", "slow", "changed", "crashing"])
+REPLICAS = st.integers(0, 2)
+OPERATORS = st.integers(0, 1)
+STEPS = st.sampled_from([{}, {}, {}, {"steps": [{"pause": {}}]}, {"steps": [{"weight": "5%"}]}, {"keepPrevious": "5s"}])
+
+
+class Rollouts(RuleBasedStateMachine):
+    """Three replicas, two operators that both believe they hold the lease, one object."""
+
+    @initialize(orchestrated=st.booleans(), first=st.sampled_from(["good", "good", "good", "crashing", ""]))
+    def start(self, orchestrated: bool, first: str) -> None:
+        """Most histories begin with a version that serves."""
+        self.now = 1000.0
+        self.orchestrated = orchestrated
+        self.artifacts: dict[str, Artifact] = {}
+        self.objects: dict[str, SeenModelVersion] = {}
+        self.decisions: list[DecisionSpec] = []
+        self.frozen = ""
+        self.hidden: set[str] = set()
+        self.store = Store()
+        self.replicas = [Replica(name, self.artifacts) for name in ("a", "b", "c")]
+        self.operators = [Operator(name, self.store, self.now) for name in ("x", "y")]
+        self.tampered = False
+        """The object was lost, edited or restored at some time: what no live report held may be lost."""
+        self.taken: set[str] = set()
+        self.condemned: set[str] = set()
+        """Digests blocked by the newest write."""
+        self.last_plan: ServingPlan | None = None
+        if first:
+            self.new_model_version(1, first, {}, 0)
+            self.an_ordinary_while(6)
+
+    # --- what people do ------------------------------------------------------------------------------------
+
+    @rule(version=VERSIONS, nature=NATURES, rollout=STEPS, variant=st.sampled_from([0, 0, 0, 1]))
+    def new_model_version(self, version: int, nature: str, rollout: dict, variant: int) -> None:
+        """Also: a clash, when the number is taken."""
+        known, made = artifact(version, variant, nature)
+        self.artifacts.setdefault(known, made)
+        seen = model_version(version, variant=variant, rollout=rollout, name=f"v{version}-{variant}")
+        self.objects[seen.name] = seen
+
+    @rule(nature=NATURES, rollout=STEPS, rounds=st.integers(0, 5))
+    def newest_model_version(self, nature: str, rollout: dict, rounds: int) -> None:
+        """What people do most: a higher number, and some time for it."""
+        version = 1 + max((seen.model_version.spec.version for seen in self.objects.values()), default=0)
+        self.new_model_version(version, nature, rollout, 0)
+        self.an_ordinary_while(rounds)
+
+    @precondition(lambda self: self.decisions or self.objects)
+    @rule(rounds=st.integers(0, 3))
+    def what_was_committed_last_is_undone(self, rounds: int) -> None:
+        _, state = self.store.read()
+        record = None if state.record is None else state.record.models.get(MODEL)
+        if record is not None and record.committed is not None:
+            ref = record.committed
+            number = len(self.decisions)
+            self.decisions.append(decision("undo", ref.version, variant=int(ref.digest[7:39], 16), id=f"undo-{number}"))
+            self.an_ordinary_while(rounds)
+
+    @rule(version=VERSIONS, of=VERSIONS)
+    def same_files_packed_anew(self, version: int, of: int) -> None:
+        original = self.artifacts.get(digest(of))
+        if original is not None and version > of and digest(version, 2) not in self.artifacts:
+            self.artifacts[digest(version, 2)] = replace(original)
+            self.objects[f"v{version}-2"] = model_version(version, variant=2, name=f"v{version}-2")
+
+    @precondition(lambda self: self.objects)
+    @rule(data=st.data())
+    def delete(self, data: st.DataObject) -> None:
+        del self.objects[data.draw(st.sampled_from(sorted(self.objects)))]
+
+    @precondition(lambda self: self.objects)
+    @rule(data=st.data(), state=st.sampled_from(["Retired", "Retired", "Active"]))
+    def retire_or_activate(self, data: st.DataObject, state: str) -> None:
+        self._edit(data, {"state": state})
+
+    @precondition(lambda self: self.objects)
+    @rule(data=st.data(), rollout=STEPS)
+    def edit_rollout(self, data: st.DataObject, rollout: dict) -> None:
+        self._edit(data, {"rollout": rollout})
+
+    @precondition(lambda self: self.objects)
+    @rule(data=st.data())
+    def rename(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.objects)))
+        seen = self.objects.pop(name)
+        document = seen.model_version.to_dict()
+        document["metadata"]["name"] = f"{name}x"
+        self.objects[f"{name}x"] = replace(seen, model_version=type(seen.model_version).model_validate(document))
+
+    @precondition(lambda self: self.objects)
+    @rule(data=st.data())
+    def unreadable_file(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.objects)))
+        self.hidden.add(name)
+        self.frozen = f"{name}.yaml can't be read"
+
+    @rule()
+    def readable_again(self) -> None:
+        self.hidden.clear()
+        self.frozen = ""
+
+    @precondition(lambda self: self.objects)
+    @rule(data=st.data(), action=st.sampled_from(["undo", "undo", "clear", "approve", "approve", "pause", "resume"]))
+    def decide(self, data: st.DataObject, action: str) -> None:
+        spec = self.objects[data.draw(st.sampled_from(sorted(self.objects)))].model_version.spec
+        variant = int(spec.artifact.digest[7:39], 16)
+        number = len(self.decisions)
+        self.decisions.append(decision(action, spec.version, variant=variant, id=f"{action}-{number}"))
+
+    # --- what happens to replicas --------------------------------------------------------------------------
+
+    @rule(index=REPLICAS, with_copy=st.booleans())
+    def replica_restarts(self, index: int, with_copy: bool) -> None:
+        self.replicas[index].restart(with_copy=with_copy)
+
+    @rule(index=REPLICAS)
+    def replica_dies(self, index: int) -> None:
+        self.replicas[index].alive = False
+
+    @rule(index=REPLICAS, reachable=st.booleans())
+    def network(self, index: int, reachable: bool) -> None:
+        self.replicas[index].reachable = reachable
+
+    @rule(index=REPLICAS)
+    def what_serves_crashes_for_good(self, index: int) -> None:
+        replica = self.replicas[index]
+        for known in sorted(replica.held):
+            if self.artifacts[known].nature == "crashing":
+                replica.crash(known)
+
+    @precondition(lambda self: self.artifacts)
+    @rule()
+    def missing_files_arrive(self) -> None:
+        for each in self.artifacts.values():
+            each.nature = "good" if each.nature == "missing" else each.nature
+
+    @rule(index=REPLICAS, operator=OPERATORS, take=st.sampled_from([True, True, True, False]))
+    def exchange(self, index: int, operator: int, take: bool) -> None:
+        """A report, and the plan for an answer; who lags doesn't take it."""
+        self._exchange(self.replicas[index], self.operators[operator], take=take)
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 1.0, 3.0, 6.0, 30.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        for replica in self.replicas:
+            replica.run(seconds)
+
+    @rule(seconds=st.sampled_from([3600.0, 1e6]))
+    def the_clock_jumps(self, seconds: float) -> None:
+        """The operators' only: a suspended machine, a debugger."""
+        self.now += seconds
+
+    # --- what happens to operators and to the object -------------------------------------------------------
+
+    @rule(index=OPERATORS)
+    def observe(self, index: int) -> None:
+        self._observe(self.operators[index])
+
+    @rule(index=OPERATORS)
+    def write(self, index: int) -> None:
+        self._write(self.operators[index])
+
+    @rule(index=OPERATORS)
+    def publish(self, index: int) -> None:
+        self.operators[index].publish()
+
+    @rule(index=OPERATORS)
+    def operator_dies(self, index: int) -> None:
+        self.operators[index].die(self.now)
+
+    @rule(rounds=st.integers(1, 6))
+    def an_ordinary_while(self, rounds: int) -> None:
+        """Otherwise nothing would ever get far."""
+        for _ in range(rounds):
+            self._round(1.0)
+
+    @rule()
+    def object_lost(self) -> None:
+        self.store.replace(None)
+        self._tampered()
+
+    @precondition(lambda self: self.store.history)
+    @rule(data=st.data())
+    def object_restored_from_an_old_copy(self, data: st.DataObject) -> None:
+        self.store.replace(data.draw(st.sampled_from(self.store.history)))
+        self._tampered()
+
+    @precondition(lambda self: self.store.content is not None)
+    @rule(field=st.sampled_from(["committed", "quarantine", "holds", "rollout", "decisions"]))
+    def record_edited(self, field: str) -> None:
+        """Part of the record is thrown away; the plan beside it stays."""
+        _, state = self.store.read()
+        if state.record is not None and MODEL in state.record.models and state.plan is not None:
+            record = state.record.models[MODEL]
+            without = {name: getattr(record, name) for name in record.model_fields_set if name != field}
+            edited = state.record.model_copy(update={"models": {MODEL: ModelRecord(**without)}})
+            self.store.replace(state.model_copy(update={"record": edited}).to_dict())
+            self._tampered()
+
+    # --- the promises that hold in every state -------------------------------------------------------------
+
+    @invariant()
+    def the_epoch_that_an_instance_follows_only_grows(self) -> None:
+        for replica in getattr(self, "replicas", []):
+            epochs = [plan.epoch for plan in replica.accepted]
+            assert epochs == sorted(set(epochs)), f"DESIGN 3, epochs: {replica.name} went through {epochs}"
+
+    @invariant()
+    def at_most_two_versions_of_a_model_are_resident(self) -> None:
+        for replica in getattr(self, "replicas", []):
+            assert len(replica.held) <= 2, f"DESIGN 5, memory: {replica.name} holds {sorted(replica.held)}"
+
+    @invariant()
+    def what_serves_goes_on_serving(self) -> None:
+        for replica in getattr(self, "replicas", []):
+            model = replica.model
+            if not replica.alive or model is None or model.committed is None:
+                continue
+            resident = [held for held in replica.held.values() if held.prepared]
+            planned = model.planned(model.committed)
+            could = [held for held in resident if planned is not None and held.digest == planned.digest]
+            assert replica.routed is not None or not could, f"DESIGN 4.3: {replica.name} answers nothing"
+
+    def teardown(self) -> None:
+        """When the trouble ends, everything comes to rest where it should."""
+        if hasattr(self, "store"):
+            self._settle()
+            self._check_rest()
+
+    # --- how it is done ------------------------------------------------------------------------------------
+
+    def _edit(self, data: st.DataObject, change: dict) -> None:
+        name = data.draw(st.sampled_from(sorted(self.objects)))
+        seen = self.objects[name]
+        document = seen.model_version.to_dict()
+        document["spec"] |= change
+        made = type(seen.model_version).model_validate(document)
+        self.objects[name] = replace(seen, model_version=made, generation=seen.generation + 1)
+
+    def _tampered(self) -> None:
+        self.tampered = True
+        self.condemned, self.taken, self.last_plan = set(), set(), None
+
+    def _exchange(self, replica: Replica, operator: Operator, *, take: bool = True) -> None:
+        if replica.alive and replica.reachable:
+            operator.hear(replica.report(), self.now)
+            if take:
+                replica.take(operator.published)
+
+    def _visible(self) -> list[SeenModelVersion]:
+        return [seen for name, seen in sorted(self.objects.items()) if name not in self.hidden]
+
+    def _observe(self, operator: Operator) -> None:
+        ready = tuple(SeenReplica(each.name, each.routed is not None) for each in self.replicas if each.alive)
+        observation, outcome = operator.observe(
+            self.now, self._visible(), self.decisions, ready if self.orchestrated else None, self.frozen
+        )
+        _check_second_pass(observation, outcome)
+        _check_epoch(observation, outcome)
+        if outcome.write:
+            _check_commit(observation, outcome, subscribed_at(operator, self.now))
+        if not outcome.gathering:
+            assert set(outcome.statuses) == {seen.name for seen in observation.model_versions}
+
+    def _write(self, operator: Operator) -> None:
+        pending = operator.pending
+        if pending is None or not operator.write():
+            return
+        observation, outcome = pending
+        assert outcome.plan is not None
+        model, before = outcome.plan.models.get(MODEL, ModelPlan()), None
+        if self.last_plan is not None:
+            before = self.last_plan.models.get(MODEL, ModelPlan())
+        _check_serving(observation, model)
+        self._check_blocks(before, model)
+        self._check_decisions(model)
+        self.last_plan = outcome.plan
+
+    def _check_blocks(self, before: ModelPlan | None, model: ModelPlan) -> None:
+        """A verdict or a hold is never forgotten (no copy was lost), and nothing blocked is committed after it."""
+        blocked = {each.digest for each in (*model.quarantine, *model.holds)}
+        new = None if model.committed is None else model.planned(model.committed)
+        old = None if before is None or before.committed is None else before.planned(before.committed)
+        if new is not None and before is not None and (old is None or old.digest != new.digest):
+            assert new.digest not in blocked | self.condemned, f"DESIGN 4.4: {new.digest} was committed, blocked"
+        if not self.tampered:
+            lifted = {each.digest for each in self.decisions if each.action == "clear"}
+            assert self.condemned - blocked <= lifted or any(lifted), "DESIGN 4.4: a block went without a clear"
+        self.condemned = blocked
+
+    def _check_decisions(self, model: ModelPlan) -> None:
+        assert len(set(model.decisions)) == len(model.decisions), "DESIGN 4.7: a decision was taken twice"
+        assert self.taken <= set(model.decisions), "DESIGN 4.7: a decision was forgotten, and would be taken again"
+        self.taken = set(model.decisions)
+
+    def _round(self, seconds: float) -> None:
+        self.now += seconds
+        for replica in self.replicas:
+            replica.run(seconds)
+            for operator in self.operators:
+                self._exchange(replica, operator)
+        for operator in self.operators:
+            operator.read()
+            self._observe(operator)
+            self._write(operator)
+            operator.publish()
+
+    def _settle(self) -> None:
+        self.readable_again()
+        self.missing_files_arrive()
+        for replica in self.replicas:
+            replica.reachable = True
+            if not replica.alive:
+                replica.restart(with_copy=True)
+        for each in self.artifacts.values():
+            each.load_seconds = 1.0
+        quiet = 0
+        for _ in range(200):
+            generation = self.store.generation
+            self._round(5.0)
+            quiet = quiet + 1 if generation == self.store.generation else 0
+            if quiet >= 8:
+                return
+        raise AssertionError("DESIGN 3: it never came to rest")
+
+    def _check_rest(self) -> None:
+        _, state = self.store.read()
+        plans = {None if each.plan is None else (each.plan.epoch, each.plan.digest) for each in self.replicas}
+        wanted_plan = None if state.plan is None else (state.plan.epoch, state.plan.digest)
+        assert plans == {wanted_plan}, f"DESIGN 3, epochs: {plans} are followed, the object has {wanted_plan}"
+        record = ModelRecord() if state.record is None else state.record.models.get(MODEL, ModelRecord())
+        committed = None if record.committed is None else (record.committed.version, record.committed.digest)
+        blocked = {each.digest for each in (*record.quarantine, *record.holds)}
+        objects = [seen.model_version for seen in self.objects.values()]
+        wanted = wanted_version(objects, blocked, committed)
+        if record.rollout is not None:
+            # Only a person can keep it from going on.
+            candidate = (record.rollout.candidate.version, record.rollout.candidate.digest)
+            assert candidate == wanted, f"DESIGN 4.1: {candidate} is rolled out, {wanted} is wanted"
+            claim = next(each.spec for each in objects if each.spec.artifact.digest == candidate[1])
+            assert record.rollout.paused or claim.rollout.steps, "DESIGN 4.1: a rollout hangs"
+        elif wanted is not None:
+            assert committed == wanted, f"DESIGN 4.1: {committed} is committed, {wanted} is wanted"
+        self._check_every_replica_serves(record)
+
+    def _check_every_replica_serves(self, record: ModelRecord) -> None:
+        committed = record.committed
+        for replica in self.replicas:
+            if committed is None:
+                assert replica.routed is None, f"{replica.name} answers, and nothing is committed"
+                continue
+            held = replica.held.get(committed.digest)
+            failed = held is not None and held.state is VersionState.FAILED
+            assert failed or replica.routed == committed.digest, f"{replica.name} doesn't answer by what is committed"
+
+
+def _check_second_pass(observation: Observation, outcome: Outcome) -> None:
+    again = reconcile(replace(observation, record=outcome.record, plan=outcome.plan, elapsed=0.0))
+    assert not again.write, "a second pass over the same writes again"
+    assert again.plan == outcome.plan
+    assert not again.events
+
+
+def _check_epoch(observation: Observation, outcome: Outcome) -> None:
+    if outcome.plan is None or not outcome.write:
+        return
+    followed = [each.report.plan for each in observation.reports if each.report.plan is not None]
+    known = [*followed, *([observation.plan] if observation.plan is not None else [])]
+    if outcome.plan.digest not in {each.digest for each in known}:
+        assert all(each.epoch < outcome.plan.epoch for each in known), "DESIGN 3: a new plan needs a new epoch"
+    assert all(each.epoch <= outcome.plan.epoch for each in known), "DESIGN 3: the epoch went back"
+
+
+def _check_serving(observation: Observation, model: ModelPlan) -> None:
+    """Only what is Retired is stopped, and only as the last one."""
+    followed = [each.report.plan for each in observation.reports if each.report.plan is not None]
+    known = [*followed, *([observation.plan] if observation.plan is not None else [])]
+    newest = [each.models.get(MODEL, ModelPlan()) for each in known if each.epoch == max(plan.epoch for plan in known)]
+    served = {each.committed for each in newest}
+    if model.committed is not None or None in served or not served:
+        return
+    specs = [seen.model_version.spec for seen in observation.model_versions]
+    assert not observation.frozen, "DESIGN 4.3: nothing is ended while the set can't be trusted"
+    retired = {each.version for each in specs if each.state == "Retired"}
+    assert served <= retired, f"DESIGN 4.3: {served} was stopped, and not Retired"
+    assert not any(each.state == "Active" for each in specs), "DESIGN 4.3: it wasn't the last one"
+
+
+def _check_commit(observation: Observation, outcome: Outcome, subscribed: dict) -> None:
+    """No commit before every replica of that moment has prepared, by what each said last."""
+    if "Committed" not in {event.reason for event in outcome.events}:
+        return
+    assert outcome.record is not None
+    committed = outcome.record.models[MODEL].committed
+    assert committed is not None
+    assert outcome.plan is not None
+    assert outcome.plan.models[MODEL].versions[0].digest == committed.digest
+    assert outcome.plan.models[MODEL].labels["stable"] == committed.version
+    needed = set(subscribed) | {each.name for each in observation.replicas or () if each.ready}
+    assert needed, "DESIGN 3: committed with no replica to prepare"
+    assert needed <= set(subscribed), f"DESIGN 3: committed although {needed - set(subscribed)} isn't heard"
+    for name, report in subscribed.items():
+        said = [
+            each
+            for each in report.models[MODEL].versions
+            if each.digest == committed.digest and each.state is VersionState.PREPARED
+        ]
+        assert said, f"DESIGN 3: version {committed.version} was committed before {name} had prepared it"
+
+
+settings.register_profile(
+    "default-engine",
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    print_blob=True,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+settings.register_profile(
+    "soak-engine", settings.get_profile("default-engine"), max_examples=3000, stateful_step_count=80, derandomize=False
+)
+
+Rollouts.TestCase.settings = settings.get_profile(
+    "soak-engine" if os.environ.get("HYPOTHESIS_PROFILE") == "soak" else "default-engine"
+)
+TestRollouts = Rollouts.TestCase
