@@ -23,6 +23,7 @@ from windlass_testing.models import (
     spec,
     unloadable,
 )
+from windlass_testing.one_machine import wait_until
 
 STALLED = "Stalled"
 QUARANTINED = "Quarantined"
@@ -191,7 +192,12 @@ def test_a_version_with_wrong_answers_never_answers_and_its_status_says_why(rig:
     samples = {"samples": [{"name": "one", "inputs": {"x": [1.0]}, "expect": {"values": [4.0]}}]}
     (rig.machine.directory / "accept.json").write_text(json.dumps(samples))
     _refused(
-        rig, rig.pack(2), QUARANTINED, "AcceptanceFailed", ("one", "3.0"), verify={"samples": {"file": "accept.json"}}
+        rig,
+        rig.pack(2),
+        QUARANTINED,
+        "AcceptanceFailed",
+        ("one", "expected 4, got 3"),
+        verify={"samples": {"file": "accept.json"}},
     )
 
 
@@ -204,8 +210,7 @@ def _refused(rig: Any, digest: str, phase: str, reason: str, named: tuple[str, .
             rig.roll(2, digest=digest, **spec)
             status = rig.machine.wait_for_phase(rig.name(2), phase)
             seen = asker.asked
-            while asker.asked < seen + 50 and asker.is_alive():
-                pass
+            wait_until("it was asked for after the verdict too", lambda: asker.asked > seen + 50)
     finally:
         asker.ended.set()
         asker.join()
