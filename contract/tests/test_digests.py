@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windlass_contract.canonical import canonical_json, digest_of
@@ -61,12 +61,14 @@ def test_what_json_has_not_is_refused(value: Any) -> None:
         canonical_json(value)
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_reading_it_back_changes_no_digest(value: Any) -> None:
     assert digest_of(json.loads(canonical_json(value))) == digest_of(value)
     assert digest_of(json.loads(json.dumps(value, indent=3))) == digest_of(value)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=5), JSON, max_size=6), st.randoms())
 def test_the_order_of_keys_does_not_matter(value: dict[str, Any], random: Any) -> None:
     items = list(value.items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windlass_contract.histogram import MAX_BUCKET, LatencyHistogram, bucket_of, upper_bound
@@ -20,6 +20,7 @@ def histogram(latencies: list[float]) -> LatencyHistogram:
     return LatencyHistogram(buckets=buckets)
 
 
+@settings(deadline=None)
 @given(LATENCIES)
 def test_a_latency_lies_in_its_bucket(latency: float) -> None:
     upper = upper_bound(bucket_of(latency))
@@ -27,11 +28,13 @@ def test_a_latency_lies_in_its_bucket(latency: float) -> None:
     assert upper <= latency * (1 + 1 / 16) * (1 + 1e-9)
 
 
+@settings(deadline=None)
 @given(LATENCIES, LATENCIES)
 def test_buckets_are_in_the_order_of_latencies(one: float, other: float) -> None:
     assert (bucket_of(one) <= bucket_of(other)) or one > other
 
 
+@settings(deadline=None)
 @given(st.lists(LATENCIES, min_size=1, max_size=60), st.floats(0, 1))
 def test_a_quantile_is_never_too_low_and_at_most_a_sixteenth_too_high(latencies: list[float], share: float) -> None:
     exact = sorted(latencies)[max(math.ceil(share * len(latencies)), 1) - 1]
@@ -40,6 +43,7 @@ def test_a_quantile_is_never_too_low_and_at_most_a_sixteenth_too_high(latencies:
     assert exact * (1 - 1e-9) <= found <= exact * (17 / 16) * (1 + 1e-9)
 
 
+@settings(deadline=None)
 @given(st.lists(LATENCIES, max_size=30), st.lists(LATENCIES, max_size=30), st.lists(LATENCIES, max_size=30))
 def test_adding_is_as_counting_together_in_any_order(one: list[float], two: list[float], three: list[float]) -> None:
     together = histogram(one + two + three)
@@ -54,6 +58,7 @@ def test_adding_leaves_the_parts_alone() -> None:
     assert (one.count, two.count) == (1, 2)
 
 
+@settings(deadline=None)
 @given(st.lists(LATENCIES, max_size=30))
 def test_it_survives_json(latencies: list[float]) -> None:
     given_ = histogram(latencies)

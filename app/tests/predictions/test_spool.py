@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windlass_server.predictions.settings import PredictionLogError
@@ -36,6 +36,7 @@ def numbered(count: int, size: int = 20) -> list[bytes]:
     return [b"%06d" % number + b"." * (size - 6) for number in range(count)]
 
 
+@settings(deadline=None)
 @given(batches=st.lists(st.lists(st.binary(max_size=60), max_size=6), max_size=12), limit=st.integers(1, 7))
 def test_records_come_out_as_they_went_in(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[bytes]], limit: int

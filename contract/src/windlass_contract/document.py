@@ -179,7 +179,7 @@ def _check_size(data: bytes | str, source: str, max_bytes: int) -> None:
 
 def _check_depth(value: Any, source: str) -> None:
     level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         level = [
             child
             for each in level

@@ -71,9 +71,8 @@ Digest = Annotated[
 Duration = Annotated[
     str,
     like(
-        r"^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$",
+        r"^([0-9]{1,6}h([0-9]{1,6}m)?([0-9]{1,6}s)?|[0-9]{1,6}m([0-9]{1,6}s)?|[0-9]{1,6}s)$",
         "write whole hours, minutes and seconds, as in 10m or 1h30m",
-        min_length=2,
     ),
 ]
 """Whole hours, minutes and seconds, as in `1h30m`, `10m` or `45s`."""

@@ -82,7 +82,10 @@ def _expectation(kind: str, context: Mapping[str, Any], message: str) -> str:
         return _PLAIN[kind]
     if kind in _BOUNDS:
         words, bound = _BOUNDS[kind]
-        return words.format(context[bound])
+        limit = context[bound]
+        if limit == 1:
+            words = words.replace("characters are", "character is").replace("entries are", "entry is")
+        return words.format(int(limit) if isinstance(limit, float) and limit.is_integer() else limit)
     if kind == "string_pattern_mismatch":
         return WORDS.get(context["pattern"], f"text like {context['pattern']} is expected")
     if kind in {"enum", "literal_error"}:
