@@ -1,0 +1,30 @@
+"""The commands of docs/one-machine.md, in one shell as a reader has it, from an empty folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+from windlass_testing.pages import ROOT, commands
+
+
+def test_every_command_of_the_page_works_as_written(tmp_path: Path) -> None:
+    (tmp_path / ".venv").symlink_to(ROOT / ".venv")
+    script = "set -eux\n" + "\n".join(commands(ROOT / "docs" / "one-machine.md")) + "\n"
+    output = tmp_path / "output.txt"
+    with output.open("wb") as file:
+        shell = subprocess.Popen(
+            ["bash", "-c", script],
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    try:
+        assert shell.wait(150) == 0, output.read_text()
+        assert '"status"' in output.read_text()
+    finally:
+        os.killpg(shell.pid, signal.SIGTERM)
