@@ -37,7 +37,7 @@ def signature(inputs: dict[str, tuple[str, list[int] | None]], outputs: dict[str
 PLAIN = {"serving_default": signature({"x": ("FP32", [-1, 4])}, {"y": ("FP32", [-1, 2])})}
 
 
-def model_version(  # noqa: PLR0913
+def model_version(
     version: int,
     *,
     variant: int = 0,

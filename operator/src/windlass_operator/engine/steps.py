@@ -178,6 +178,8 @@ def _judge_candidate(draft: Draft, claims: Sequence[Claim], fleet: Fleet) -> Non
         draft.quarantine(rollout.candidate, block.reason, f"the same files as version {block.version}: {block.message}")
         _reject(draft, rollout, f"it has the same files as version {block.version}, which is quarantined")
         return
+    if rollout.epoch == 0:  # started in this very pass: what is reported is about an earlier attempt
+        return
     verdict = verdict_on_candidate(fleet, draft.model, rollout)
     if verdict is None:
         changed = _changed_signatures(draft, claims, fleet, rollout)
