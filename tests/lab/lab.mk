@@ -14,7 +14,7 @@ lab-status:  ## what of the lab stands
 	@$(LAB_COMMAND) status
 
 .PHONY: lab-env
-lab-env:  ## lines for a shell that make docker, kubectl and helm reach the lab: eval "$$(make -s lab-env)"
+lab-env:  ## lines for a shell that make docker, kubectl and helm reach the lab
 	@$(LAB_COMMAND) env
 
 .PHONY: lab-versions
@@ -23,4 +23,8 @@ lab-versions:  ## the versions that the lab uses, and which are behind
 
 .PHONY: e2e
 e2e: .venv/installed lab  ## the tests on the lab, which is brought up first
-	@PYTHONPATH=tests/lab $(BIN)/python -m pytest -m "lab and not soak" $(ARGS)
+	@LAB_REQUIRED=1 $(BIN)/python -m pytest -m "lab and not soak" $(ARGS)
+
+.PHONY: soak-lab
+soak-lab: .venv/installed lab  ## the lab itself: taken down, killed, and from nothing (an hour or more)
+	@LAB_REQUIRED=1 $(BIN)/python -m pytest -m "lab and soak" -s $(ARGS)

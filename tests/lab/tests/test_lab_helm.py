@@ -54,7 +54,6 @@ def chart(tmp_path):
     return folder
 
 
-@pytest.mark.timeout(400)
 def test_a_chart_is_installed_upgraded_rolled_back_and_tested(helm, namespace, chart, app_image):
     def version():
         container = namespace.get("deployment", "app")["spec"]["template"]["spec"]["containers"][0]

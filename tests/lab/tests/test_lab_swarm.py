@@ -6,7 +6,7 @@ import urllib.request
 import pytest
 from windlass_lab.testing.waiting import until
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.lab
 
 PROBE = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/health')"
 

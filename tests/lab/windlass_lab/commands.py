@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,7 +64,6 @@ def run_long(
     log: Path,
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
-    given: bytes | None = None,
 ) -> None:
     """Runs a command that takes long: its output goes to the end of `log`.
 
@@ -80,13 +78,11 @@ def run_long(
             listed,
             env=os.environ | environment if environment else None,
             cwd=folder,
-            stdin=subprocess.DEVNULL if given is None else subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
             start_new_session=True,
         )
-        feeder = threading.Thread(target=_feed, args=(process, given), daemon=True)
-        feeder.start()
         try:
             while True:
                 try:
@@ -102,13 +98,3 @@ def run_long(
         with log.open("rb") as written:
             written.seek(start)
             raise CommandError(listed, code, written.read().decode(errors="replace"))
-
-
-def _feed(process: subprocess.Popen[bytes], given: bytes | None) -> None:
-    if given is None or process.stdin is None:
-        return
-    try:
-        process.stdin.write(given)
-        process.stdin.close()
-    except BrokenPipeError:
-        return  # it ended without reading all; its exit code says why

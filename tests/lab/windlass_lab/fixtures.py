@@ -32,6 +32,9 @@ COLLECTORS = pytest.StashKey[list[Collector]]()
 DESELECTED = pytest.StashKey[int]()
 """On the configuration: how many lab tests this run was told to leave out."""
 
+HANGS_AFTER = 600
+"""Seconds; also a first build of an image and its way into the nodes has to fit."""
+
 NEEDS = "needs the lab: "
 """How the reason of a left out test begins."""
 
@@ -174,6 +177,13 @@ def pytest_runtest_makereport(
                 collector(folder)
             report.sections.append(("kept for you", f"logs, events and descriptions: {folder}"))
     return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives tests on the lab more time before they count as hanging: they build images and wait for Pods."""
+    for item in items:
+        if item.get_closest_marker("lab") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(HANGS_AFTER))
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from windlass_lab.commands import run, succeeds
+from windlass_lab.engine import image_labels
 from windlass_lab.errors import LabError
 from windlass_lab.home import Home, deadline
 from windlass_lab.images import FINGERPRINT, IMAGES, SYSTEMD_ROOT, Builder
@@ -45,8 +46,6 @@ class NodeImage:
 
     def builder_label(self, image: str) -> str:
         """The fingerprint of an image of ours; empty when it isn't there."""
-        from windlass_lab.engine import image_labels
-
         return image_labels([image], self.environment).get(image, {}).get(FINGERPRINT, "")
 
     def _act(self) -> None:
@@ -62,6 +61,9 @@ class NodeImage:
         }
         self._base(kind, manifests, sums)
         self._with_images(images, sums)
+        # what these replaced has no name any more; the engine is the lab's own
+        ours = f"label={FINGERPRINT}"
+        run("docker", "image", "prune", "--force", "--filter", ours, environment=self.environment, timeout=300)
 
     def _cluster_images(self, kind: Path, storage: str, network: str, sums: str) -> list[str]:
         """Builds the images that kubeadm and kind's manifests name. Returns their names."""
