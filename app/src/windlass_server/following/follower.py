@@ -154,7 +154,10 @@ class Follower:
     def _look(self) -> list[Offer]:
         if self._durable is None:
             return []
+        before = self._durable.problem
         plan = self._durable.look()
+        if self._durable.problem not in {"", before}:
+            log.warning("the durable plan can't be taken", reason=self._durable.problem)
         return [Offer(plan, str(self._durable.path))] if plan is not None else []
 
     def _own_copy(self) -> list[Offer]:

@@ -130,7 +130,7 @@ class Subscription:
                         task.cancel()
                     await asyncio.gather(*tasks, return_exceptions=True)
             attempt = 0 if self._last_answer > started else attempt + 1
-            log.warning("no answer from the operator; connecting anew", seconds=SILENCE_SECONDS, reason=self.problem)
+            log.info("no answer from the operator; connecting anew", seconds=SILENCE_SECONDS, reason=self.problem)
             await _backoff(attempt)
 
     async def samples(self, digest: str) -> AcceptanceSamples:
@@ -244,7 +244,8 @@ class Subscription:
         except TimeoutError:
             raise Unanswered(f"the operator at {self.url} didn't answer in time") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise Unanswered(f"the operator at {self.url} is out of reach: {error}") from error
+            why = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+            raise Unanswered(f"the operator at {self.url} is out of reach: {why}") from error
 
     def _token(self) -> str:
         """The control token, read anew: it may have been rotated."""
