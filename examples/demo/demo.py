@@ -20,6 +20,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
@@ -30,6 +31,7 @@ HERE = Path(__file__).parent
 MODEL = "digits"
 RATE = 100
 """Requests per second."""
+COLOURS = {"Serving": "green", "Previous": "cyan", "Superseded": "dim", "Quarantined": "red"}
 SETTLE_SECONDS = 4
 """How long each version is watched once it ended up somewhere, so that its figures mean something."""
 
@@ -116,7 +118,7 @@ class Demo:
         table.add_row("requests lost", f"[bold {'red' if load.lost else 'green'}]{len(load.lost)}[/]")
         table.add_row("versions that answered", ", ".join(f"v{version}" for version in versions))
         table.add_row("latency p50 / p99", f"{load.quantile(0.5) * 1e3:.1f} / {load.quantile(0.99) * 1e3:.1f} ms")
-        table.add_row("v3", self.machine.status("digits-3").get("message", ""))
+        table.add_row("why v3 was refused", self.machine.status("digits-3").get("message", ""))
         self.console.print(table)
         if load.lost:
             raise DemoError(f"{len(load.lost)} requests were lost, the first: {load.lost[0]}")
@@ -196,21 +198,22 @@ class Demo:
 
     def _view(self) -> Panel:
         """What the terminal shows now."""
-        table = Table(expand=True, box=None)
-        for column in ("version", "phase", "step", "traffic", "answered", "why"):
-            table.add_column(column, ratio=4 if column == "why" else 1)
+        table = Table(box=None, padding=(0, 3, 0, 0))
+        for column in ("version", "phase", "traffic", "answered"):
+            table.add_column(column, no_wrap=True, justify="right" if column in {"traffic", "answered"} else "left")
         answers = list(self.load.answers) if self.load else []
+        remarks = []
         for version in (1, 2, 3):
             status = self.machine.status(f"digits-{version}")
             if status:
+                phase = str(status.get("phase", ""))
                 table.add_row(
-                    f"v{version}",
-                    str(status.get("phase", "")),
-                    str(status.get("step", "")),
+                    f"[bold]v{version}[/]",
+                    f"[{COLOURS.get(phase, 'yellow')}]{phase}[/]",
                     f"{status.get('weight', 0) / 10:g} %",
                     f"{sum(answer.version == str(version) for answer in answers):,}",
-                    str(status.get("message", "")),
                 )
+                remarks.append(f"[bold]v{version}[/] {escape(str(status.get('message', '')))}")
         figures = ""
         if self.load and answers:
             since = time.monotonic() - 5
@@ -221,6 +224,8 @@ class Demo:
         grid = Table.grid(expand=True)
         grid.add_row(f"[bold cyan]{self.step}[/]")
         grid.add_row(table)
+        for line in remarks:
+            grid.add_row(line)
         grid.add_row(figures)
         for line in self.said[-4:]:
             grid.add_row(f"[dim]{line}[/]")
