@@ -17,10 +17,11 @@ import pytest
 
 from windlass_server.hosting.cpus import available_cpus, parse_cpu_max
 from windlass_server.hosting.launcher import Launcher, LauncherError, WorkerExit, WorkerProcess
+from windlass_testing.waiting import DEADLINE_SECONDS as DEADLINE
+from windlass_testing.waiting import until
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 ARGUMENT = {"path": "/nowhere", "threads": 2, "maxRequestBytes": 1000, "maxAnswerBytes": 1000}
-DEADLINE = 60
 
 
 @asynccontextmanager
@@ -31,12 +32,6 @@ async def launched(scratch: Path | None = None) -> AsyncIterator[Launcher]:
         yield launcher
     finally:
         await launcher.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE):
-        while not condition():  # noqa: ASYNC110 - other processes set no event here
-            await asyncio.sleep(0.02)
 
 
 def alive(pid: int) -> bool:
@@ -102,9 +97,10 @@ def test_a_worker_has_no_environment_no_descriptor_and_no_folder_but_its_own(
             assert (process / "fd" / "0").readlink() == Path(os.devnull)
             assert str((process / "fd" / "3").readlink()).startswith("socket:")
             scratch = (process / "cwd").readlink()
-            assert scratch.parent == tmp_path / "scratch"
+            assert scratch.is_relative_to(tmp_path / "scratch")
             await end(worker)
             await until(lambda: not scratch.exists())
+        assert list((tmp_path / "scratch").iterdir()) == []
 
     run(main())
 
@@ -231,8 +227,10 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("flags", [[], ["-I"]])
-def test_everything_dies_with_main(run: Run, flags: list[str]) -> None:
-    with subprocess.Popen([sys.executable, *flags, "-c", _MAIN], stdout=subprocess.PIPE) as process:
+def test_everything_dies_with_main(run: Run, tmp_path: Path, flags: list[str]) -> None:
+    command = [sys.executable, *flags, "-c", _MAIN]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}  # what a killed main leaves behind
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
         try:
             assert process.stdout is not None
             launcher, worker = map(int, process.stdout.readline().split())

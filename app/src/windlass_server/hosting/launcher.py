@@ -98,6 +98,7 @@ class Launcher:
     def __init__(self, scratch: Path | None = None) -> None:
         """`scratch`: where each worker gets a folder of its own; made if missing. None: the temporary folder."""
         self._scratch = scratch
+        self._folder: Path | None = None
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._reaping: asyncio.Task[None] | None = None
@@ -118,8 +119,11 @@ class Launcher:
         """Starts the launcher's process. Raises `LauncherError`."""
         if self._process is not None:
             return
-        if self._scratch is not None:
-            self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._folder is None:
+            if self._scratch is not None:
+                self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Of this launcher alone, so that it can be removed as a whole.
+            self._folder = Path(tempfile.mkdtemp(prefix="windlass-", dir=self._scratch))
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         reading, writing = os.pipe()
         environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
@@ -158,6 +162,9 @@ class Launcher:
         self._lost()
         if self._reaping is not None:
             await self._reaping
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def warm(self, runtime: str) -> None:
         """Has the runtime's template ready, so that the first worker needn't wait for it. Raises `LauncherError`."""
@@ -183,7 +190,7 @@ class Launcher:
         identity = self._next_id
         birth = _Birth(loop.create_future(), loop.create_future())
         self._births[identity] = birth
-        scratch = Path(tempfile.mkdtemp(prefix="windlass-worker-", dir=self._scratch))
+        scratch = Path(tempfile.mkdtemp(prefix="worker-", dir=self._folder))
         birth.exited.add_done_callback(lambda _: loop.run_in_executor(None, shutil.rmtree, scratch, True))
         ours, theirs = socket.socketpair()
         reading, writing = os.pipe()
