@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +265,51 @@ def test_a_port_in_use_and_a_bad_certificate_end_the_start(stage: Any, workspace
     )
     assert result.returncode == 1
     assert "cert.pem" in result.stderr.splitlines()[-1]
+
+
+def test_the_control_endpoint_speaks_tls_when_it_is_given_a_certificate(
+    stage: Any, workspace: Any, tmp_path: Path
+) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        [
+            *[
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-days",
+                "2",
+                "-subj",
+                "/CN=localhost",
+            ],
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-keyout",
+            str(key),
+            "-out",
+            str(certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    operator = stage.operator("--control-tls-cert", str(certificate), "--control-tls-key", str(key), "--server", "cats")
+    url = operator.await_said("operator.listening", endpoint="control endpoint")["url"]
+    assert url.startswith("https://127.0.0.1:")
+    operator.await_said("token.made", server="cats")
+    request = urllib.request.Request(
+        f"{url}/control/v1/servers/cats/plan", headers={"Authorization": "Bearer nonsense"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, context=ssl.create_default_context(cafile=str(certificate)), timeout=10)
+    with refused.value as answer:
+        assert answer.code == 401
+    with pytest.raises(urllib.error.URLError, match="certificate verify failed"):
+        urllib.request.urlopen(request, context=ssl.create_default_context(), timeout=10)
 
 
 def test_help_lists_each_setting_with_variable_and_default() -> None:

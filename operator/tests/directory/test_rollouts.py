@@ -26,7 +26,7 @@ def test_a_version_is_committed_and_the_next_takes_its_place(stage: Any, workspa
     workspace.await_phase("m-2", "Serving")
     workspace.await_phase("m-1", "Previous")
     assert workspace.status("m-2")["observedGeneration"] == 1
-    assert workspace.condition("m-2", "Ready")["status"] == "True"
+    until(lambda: workspace.condition("m-2", "Ready")["status"] == "True", lambda: workspace.status("m-2"))
     assert workspace.condition("m-2", "Ready")["lastTransitionTime"].endswith("Z")
     until(lambda: replica.plan and replica.plan.epoch == workspace.durable()["plan"]["epoch"])
     assert replica.epochs == sorted(set(replica.epochs))
