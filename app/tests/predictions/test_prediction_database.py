@@ -86,7 +86,7 @@ def run(*arguments: str, **environment: str) -> subprocess.Popen[str]:
 
 def test_replicas_that_start_at_once_migrate_once(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'log.sqlite'}?timeout=60"
-    processes = [run("upgrade", "--prediction-log", url) for _ in range(4)]
+    processes = [run("upgrade", "--predictions", url) for _ in range(4)]
     for process in processes:
         output, errors = process.communicate()
         assert process.returncode == 0, errors
@@ -178,6 +178,16 @@ def test_bounds_that_make_no_sense_are_refused(changes: dict[str, float], messag
         PredictionLogSettings(**changes)
 
 
+def test_the_url_may_stand_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text(f"sqlite:///{tmp_path / 'log.sqlite'}\n")
+    process = run("upgrade", "--predictions-file", str(tmp_path / "url"))
+    assert process.communicate()[0].endswith("is up to date\n")
+    assert (tmp_path / "log.sqlite").exists()
+    process = run("upgrade", "--predictions-file", str(tmp_path / "none"))
+    assert "No such file" in process.communicate()[1]
+    assert process.returncode == 1
+
+
 @pytest.mark.parametrize(
     ("url", "code", "message"),
     [
@@ -187,7 +197,7 @@ def test_bounds_that_make_no_sense_are_refused(changes: dict[str, float], messag
     ],
 )
 def test_the_command_says_how_it_went(tmp_path: Path, url: str, code: int, message: str) -> None:
-    process = run("upgrade", WINDLASS_PREDICTION_LOG=url, WINDLASS_STATE_DIR=str(tmp_path))
+    process = run("upgrade", WINDLASS_PREDICTIONS=url, WINDLASS_STATE_DIR=str(tmp_path))
     output, errors = process.communicate()
     assert process.returncode == code
     assert message in output + errors

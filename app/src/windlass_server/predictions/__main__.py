@@ -19,15 +19,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m windlass_server.predictions", description=__doc__)
     parser.add_argument("command", choices=["upgrade"])
     parser.add_argument(
-        "--prediction-log",
+        "--predictions",
         metavar="URL",
-        default=os.environ.get("WINDLASS_PREDICTION_LOG"),
-        help="sqlite:////file or postgresql://user@host/database; with a password better in WINDLASS_PREDICTION_LOG",
+        default=os.environ.get("WINDLASS_PREDICTIONS"),
+        help="sqlite:////file or postgresql://user@host/database, as for windlass-server",
+    )
+    parser.add_argument(
+        "--predictions-file",
+        metavar="FILE",
+        type=Path,
+        default=os.environ.get("WINDLASS_PREDICTIONS_FILE"),
+        help="file with the URL, when it has a password",
     )
     parser.add_argument("--state-dir", type=Path, default=Path(os.environ.get("WINDLASS_STATE_DIR", ".")))
     arguments = parser.parse_args()
     try:
-        url = database_url(arguments.prediction_log, arguments.state_dir)
+        given = arguments.predictions_file.read_text("utf-8") if arguments.predictions_file else arguments.predictions
+        url = database_url(given, arguments.state_dir)
         if url is None:
             print("the prediction log is off; there is nothing to do")
             return 0
@@ -40,7 +48,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     except OUTAGE as error:
-        print(f"the database can't be migrated: {getattr(error, 'orig', None) or error}", file=sys.stderr)
+        print(f"the prediction log can't be migrated: {getattr(error, 'orig', None) or error}", file=sys.stderr)
         return 1
     print(f"{url.render_as_string(hide_password=True)} is up to date")
     return 0
