@@ -106,15 +106,21 @@ def test_nothing_is_told_of_a_plan_whose_write_failed(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         world.decide = writing(1)
         await world.worker.reconcile()
-        world.decide = writing(2, events=(Event("m-1", "Normal", "Committed", "too early"),))
-        world.store.path("cats").rename(tmp_path / "kept")
-        world.store.path("cats").mkdir()
+        next_outcome = writing(2, events=(Event("m-1", "Normal", "Committed", "too early"),))
+
+        def just_before_the_write(seen: Observation) -> Outcome:
+            world.store.path("cats").rename(tmp_path / "kept")
+            world.store.path("cats").mkdir()
+            return next_outcome(seen)
+
+        world.decide = just_before_the_write
         with pytest.raises(StoreError):
             await world.worker.reconcile()
         assert (await world.told()) == plan(1)
         assert not world.events.path.exists()
         world.store.path("cats").rmdir()
         (tmp_path / "kept").rename(world.store.path("cats"))
+        world.decide = next_outcome
         await world.worker.reconcile()
         assert await world.told() == plan(2)
 
