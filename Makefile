@@ -39,7 +39,7 @@ demo: .venv/installed  ## train, pack, serve, roll v1 to v2 under traffic, refus
 
 .PHONY: test
 test: .venv/installed  ## everything that needs no engine and no cluster (at most 10 minutes on 2 cores)
-	@$(BIN)/python -m pytest -m "not lab and not soak" $(ARGS)
+	@$(BIN)/python -m pytest -m "not lab and not soak" -n 3 --dist loadgroup $(ARGS)
 
 .PHONY: evidence
 evidence: .venv/installed  ## measure the promises and write docs/evidence.md

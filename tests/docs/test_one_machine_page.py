@@ -7,7 +7,11 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from windlass_testing.pages import ROOT, commands
+
+pytestmark = pytest.mark.default_ports
 
 
 def test_every_command_of_the_page_works_as_written(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ import pytest
 from windlass_testing.one_machine import wait_until
 from windlass_testing.pages import ROOT, commands
 
+pytestmark = pytest.mark.default_ports
+
 README = ROOT / "README.md"
 BY_THEMSELVES = {"make demo", "make test"}
 """`make demo` is run by the fixture, left running at the end; `make test` runs this."""
