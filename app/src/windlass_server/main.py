@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import ssl
 import sys
 import tempfile
 from collections.abc import Callable
@@ -28,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 END_RESERVE_SECONDS = 5.0
 """Of the grace period, for unloading and the last writes."""
+PREDICTIONS_CLOSE_SECONDS = 2.0
+"""Of those; what isn't in the database then is on disk, and stored after the next start."""
 MAX_PREDICTIONS_FILE_BYTES = 16 * 1024
 
 
@@ -47,6 +50,7 @@ async def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT. Raises `StartError`."""
     stop = _stop_on_signals()
     _check_models(settings.models)
+    _check_certificates(settings.operator_ca_file)
     clients = Listener(settings.host, settings.port, "clients", "--port")
     numbers = Listener(settings.metrics_host or settings.host, settings.metrics_port, "metrics", "--metrics-port")
     # Before any secret is read: workers descend from it.
@@ -81,7 +85,7 @@ async def serve(settings: Settings) -> None:
         await numbers.close(END_RESERVE_SECONDS)
         await launcher.close()
         if storage.predictions is not None:
-            await asyncio.to_thread(storage.predictions.close)
+            await asyncio.to_thread(storage.predictions.close, PREDICTIONS_CLOSE_SECONDS)
     log.info("stopped")
 
 
@@ -125,6 +129,14 @@ def _check_models(folder: Path) -> None:
             f"the folder of models {folder.absolute()} can't be read: give this user (uid {os.getuid()}) "
             "the right to read it"
         )
+
+
+def _check_certificates(path: Path | None) -> None:
+    if path is not None:
+        try:
+            ssl.create_default_context(cafile=path)
+        except OSError as error:
+            raise StartError(f"--operator-ca-file {path} can't be used: {error.strerror or error}") from error
 
 
 def _open_storage(settings: Settings) -> Storage:

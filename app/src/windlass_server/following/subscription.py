@@ -141,14 +141,6 @@ class Subscription:
             raise SamplesUnavailable(f"the acceptance samples {digest[:19]}… can't be had: {error}") from error
         return await asyncio.to_thread(_parse_samples, data, digest)
 
-    async def last_report(self) -> None:
-        """Posts one report more, if the operator is in reach. Raises nothing: there is nobody to care."""
-        if self._session is not None and not self.problem:
-            try:
-                await self._post()
-            except Unanswered as error:
-                log.info("the last report wasn't taken", reason=str(error))
-
     async def _poll(self) -> None:
         attempt = 0
         while True:
