@@ -1,6 +1,7 @@
 """Pods in the lab's cluster do what Windlass needs of Pods."""
 
 import json
+import secrets
 import urllib.request
 
 import pytest
@@ -21,16 +22,20 @@ def finished(namespace, pod):
 
 
 def test_a_cache_mount_of_buildkit_outlives_the_build(docker_engine, app_built, tmp_path):
+    run = (
+        f"windlass-lab-{secrets.token_hex(4)}"  # a cache of this run's own, and commands that no earlier run has built
+    )
+
     def builds(number):
         (tmp_path / "Dockerfile").write_text(
-            f"FROM {app_built}\nUSER 0\nRUN --mount=type=cache,id={tmp_path.name},target=/cache"
-            f" echo {number} >>/cache/builds && cp /cache/builds /builds\n"
+            f"FROM {app_built}\nUSER 0\nRUN --mount=type=cache,id={run},target=/cache"
+            f" echo {run}-{number} >>/cache/builds && cp /cache/builds /builds\n"
         )
         docker_engine.build("windlass-lab/cached", tmp_path)
         return docker_engine("run", "--rm", "--entrypoint", "cat", "windlass-lab/cached", "/builds").split()
 
-    assert builds(1) == ["1"]
-    assert builds(2) == ["1", "2"]
+    assert builds(1) == [f"{run}-1"]
+    assert builds(2) == [f"{run}-1", f"{run}-2"]
 
 
 def test_a_deployment_of_two_hardened_pods_becomes_ready(namespace, deployment):

@@ -29,8 +29,8 @@ Collector = Callable[[Path], None]
 COLLECTORS = pytest.StashKey[list[Collector]]()
 """On a test: what to keep when it fails."""
 
-DESELECTED = pytest.StashKey[int]()
-"""On the configuration: how many lab tests this run was told to leave out."""
+DESELECTED = pytest.StashKey[dict[str, int]]()
+"""On the configuration: how many lab tests this run was told to leave out, by what runs them."""
 
 HANGS_AFTER = 600
 """Seconds; also a first build of an image and its way into the nodes has to fit."""
@@ -190,7 +190,9 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
     """Counts the lab's tests that the run was told to leave out."""
     for item in items:
         if item.get_closest_marker("lab"):
-            item.config.stash[DESELECTED] = item.config.stash.get(DESELECTED, 0) + 1
+            target = "make soak-lab" if item.get_closest_marker("soak") else "make e2e"
+            counts = item.config.stash.setdefault(DESELECTED, {})
+            counts[target] = counts.get(target, 0) + 1
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -201,9 +203,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         if NEEDS in reason:
             told = reason.split(NEEDS, 1)[1]
             reasons[told] = reasons.get(told, 0) + 1
-    deselected = config.stash.get(DESELECTED, 0)
-    if deselected:
-        reasons["they run with `make e2e`"] = deselected
+    for target, count in config.stash.get(DESELECTED, {}).items():
+        reasons[f"they run with `{target}`"] = count
     if reasons:
         terminalreporter.section("LEFT OUT: tests that need the engine and the cluster", red=True, bold=True)
         for told, count in reasons.items():
