@@ -366,7 +366,8 @@ def wanted_version(
         rivals = {each.artifact.digest for each in specs if each.version == spec.version} | (
             {committed[1]} if committed is not None and committed[0] == spec.version else set()
         )
-        startable = len(rivals) == 1 and not any(step.weight for step in spec.rollout.steps)
+        twins = [each for each in specs if (each.version, each.artifact.digest) == name and each.state == "Active"]
+        startable = len(rivals) == 1 and not any(step.weight for each in twins for step in each.rollout.steps)
         if spec.state == "Active" and name[1] not in blocked and (startable or name == committed):
             best = max(filter(None, [best, name]))
     return best

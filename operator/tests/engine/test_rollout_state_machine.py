@@ -49,7 +49,6 @@ class Rollouts(RuleBasedStateMachine):
         self.taken: set[str] = set()
         self.condemned: set[str] = set()
         """Digests blocked by the newest write."""
-        self.last_plan: ServingPlan | None = None
         if first:
             self.new_model_version(1, first, {}, 0)
             self.an_ordinary_while(6)
@@ -211,6 +210,24 @@ class Rollouts(RuleBasedStateMachine):
         self.store.replace(data.draw(st.sampled_from(self.store.history)))
         self._tampered()
 
+    @precondition(lambda self: len(self.store.history) > 1)
+    @rule(back=st.integers(1, 4), nature=NATURES, index=OPERATORS)
+    def restored_and_changed_while_no_replica_is_heard(self, back: int, nature: str, index: int) -> None:
+        """Then two histories with the same epochs meet."""
+        reachable = [replica.reachable for replica in self.replicas]
+        for replica in self.replicas:
+            replica.reachable = False
+        self.store.replace(self.store.history[-min(back, len(self.store.history))])
+        self._tampered()
+        self.operators[index].die(self.now)
+        self.now += 20.0
+        self.newest_model_version(nature, {}, 0)
+        self._observe(self.operators[index])
+        self._write(self.operators[index])
+        self.operators[index].publish()
+        for replica, before in zip(self.replicas, reachable, strict=True):
+            replica.reachable = before
+
     @precondition(lambda self: self.store.content is not None)
     @rule(field=st.sampled_from(["committed", "quarantine", "holds", "rollout", "decisions"]))
     def record_edited(self, field: str) -> None:
@@ -265,7 +282,7 @@ class Rollouts(RuleBasedStateMachine):
 
     def _tampered(self) -> None:
         self.tampered = True
-        self.condemned, self.taken, self.last_plan = set(), set(), None
+        self.condemned, self.taken = set(), set()
 
     def _exchange(self, replica: Replica, operator: Operator, *, take: bool = True) -> None:
         if replica.alive and replica.reachable:
@@ -294,21 +311,18 @@ class Rollouts(RuleBasedStateMachine):
             return
         observation, outcome = pending
         assert outcome.plan is not None
-        model, before = outcome.plan.models.get(MODEL, ModelPlan()), None
-        if self.last_plan is not None:
-            before = self.last_plan.models.get(MODEL, ModelPlan())
+        model = outcome.plan.models.get(MODEL, ModelPlan())
         _check_serving(observation, model)
-        self._check_blocks(before, model)
+        self._check_blocks(observation, model)
         self._check_decisions(model)
-        self.last_plan = outcome.plan
 
-    def _check_blocks(self, before: ModelPlan | None, model: ModelPlan) -> None:
+    def _check_blocks(self, observation: Observation, model: ModelPlan) -> None:
         """A verdict or a hold is never forgotten (no copy was lost), and nothing blocked is committed after it."""
         blocked = {each.digest for each in (*model.quarantine, *model.holds)}
-        new = None if model.committed is None else model.planned(model.committed)
-        old = None if before is None or before.committed is None else before.planned(before.committed)
-        if new is not None and before is not None and (old is None or old.digest != new.digest):
-            assert new.digest not in blocked | self.condemned, f"DESIGN 4.4: {new.digest} was committed, blocked"
+        before = {_committed_digest(each) for each in _newest_plans(observation)}
+        now = _committed_digest(model)
+        if now not in before:
+            assert now not in blocked | self.condemned, f"DESIGN 4.4: {now} was committed, blocked"
         if not self.tampered:
             lifted = {each.digest for each in self.decisions if each.action == "clear"}
             assert self.condemned - blocked <= lifted or any(lifted), "DESIGN 4.4: a block went without a clear"
@@ -343,7 +357,7 @@ class Rollouts(RuleBasedStateMachine):
         quiet = 0
         for _ in range(200):
             generation = self.store.generation
-            self._round(5.0)
+            self._round(30.0)
             quiet = quiet + 1 if generation == self.store.generation else 0
             if quiet >= 8:
                 return
@@ -363,14 +377,21 @@ class Rollouts(RuleBasedStateMachine):
             # Only a person can keep it from going on.
             candidate = (record.rollout.candidate.version, record.rollout.candidate.digest)
             assert candidate == wanted, f"DESIGN 4.1: {candidate} is rolled out, {wanted} is wanted"
-            claim = next(each.spec for each in objects if each.spec.artifact.digest == candidate[1])
-            assert record.rollout.paused or claim.rollout.steps, "DESIGN 4.1: a rollout hangs"
+            specs = [each.spec for each in objects if each.spec.artifact.digest == candidate[1]]
+            waits = any(each.rollout.steps for each in specs if each.state == "Active")
+            assert record.rollout.paused or waits, "DESIGN 4.1: a rollout hangs"
         elif wanted is not None:
             assert committed == wanted, f"DESIGN 4.1: {committed} is committed, {wanted} is wanted"
         self._check_every_replica_serves(record)
 
     def _check_every_replica_serves(self, record: ModelRecord) -> None:
         committed = record.committed
+        failing = [
+            replica.name
+            for replica in self.replicas
+            if committed is not None and replica.held[committed.digest].state is VersionState.FAILED
+        ]
+        assert not failing or record.previous is None, f"DESIGN 4.4: it fails on {failing}, and nobody went back"
         for replica in self.replicas:
             if committed is None:
                 assert replica.routed is None, f"{replica.name} answers, and nothing is committed"
@@ -378,6 +399,23 @@ class Rollouts(RuleBasedStateMachine):
             held = replica.held.get(committed.digest)
             failed = held is not None and held.state is VersionState.FAILED
             assert failed or replica.routed == committed.digest, f"{replica.name} doesn't answer by what is committed"
+
+
+def _known_plans(observation: Observation) -> list[ServingPlan]:
+    followed = [each.report.plan for each in observation.reports if each.report.plan is not None]
+    return [*followed, *([observation.plan] if observation.plan is not None else [])]
+
+
+def _newest_plans(observation: Observation) -> list[ModelPlan]:
+    """What a pass can start from; more than one when two histories met."""
+    known = _known_plans(observation)
+    highest = max((each.epoch for each in known), default=0)
+    return [each.models.get(MODEL, ModelPlan()) for each in known if each.epoch == highest]
+
+
+def _committed_digest(model: ModelPlan) -> str:
+    planned = None if model.committed is None else model.planned(model.committed)
+    return "" if planned is None else planned.digest
 
 
 def _check_second_pass(observation: Observation, outcome: Outcome) -> None:
@@ -390,8 +428,7 @@ def _check_second_pass(observation: Observation, outcome: Outcome) -> None:
 def _check_epoch(observation: Observation, outcome: Outcome) -> None:
     if outcome.plan is None or not outcome.write:
         return
-    followed = [each.report.plan for each in observation.reports if each.report.plan is not None]
-    known = [*followed, *([observation.plan] if observation.plan is not None else [])]
+    known = _known_plans(observation)
     if outcome.plan.digest not in {each.digest for each in known}:
         assert all(each.epoch < outcome.plan.epoch for each in known), "DESIGN 3: a new plan needs a new epoch"
     assert all(each.epoch <= outcome.plan.epoch for each in known), "DESIGN 3: the epoch went back"
@@ -399,10 +436,7 @@ def _check_epoch(observation: Observation, outcome: Outcome) -> None:
 
 def _check_serving(observation: Observation, model: ModelPlan) -> None:
     """Only what is Retired is stopped, and only as the last one."""
-    followed = [each.report.plan for each in observation.reports if each.report.plan is not None]
-    known = [*followed, *([observation.plan] if observation.plan is not None else [])]
-    newest = [each.models.get(MODEL, ModelPlan()) for each in known if each.epoch == max(plan.epoch for plan in known)]
-    served = {each.committed for each in newest}
+    served = {each.committed for each in _newest_plans(observation)}
     if model.committed is not None or None in served or not served:
         return
     specs = [seen.model_version.spec for seen in observation.model_versions]
@@ -436,7 +470,7 @@ def _check_commit(observation: Observation, outcome: Outcome, subscribed: dict) 
 
 settings.register_profile(
     "default-engine",
-    max_examples=60,
+    max_examples=100,
     stateful_step_count=40,
     deadline=None,
     print_blob=True,

@@ -123,13 +123,23 @@ def _obstacle(claim: Claim, rivals: list[SeenModelVersion], record: ModelRecord)
             f"version {claim.version} already serves with digest {committed.digest}; other files need a version "
             "number of their own",
         )
-    fields = unsupported(claim.spec)
+    for seen in claim.objects:
+        # While two objects name it, what either of them asks for has to be possible.
+        obstacle = _own_obstacle(seen)
+        if obstacle is not None and seen.model_version.spec.state is claim.spec.state:
+            return obstacle
+    return None
+
+
+def _own_obstacle(seen: SeenModelVersion) -> Obstacle | None:
+    spec = seen.model_version.spec
+    fields = unsupported(spec)
     if fields:
-        reason = "ModeNotSupported" if claim.spec.rollout.mode is not Mode.IN_PLACE else "NotSupported"
+        reason = "ModeNotSupported" if spec.rollout.mode is not Mode.IN_PLACE else "NotSupported"
         return Obstacle(reason, "not started, since this release doesn't support: " + "; ".join(fields))
-    if claim.seen.samples_problem:
-        return Obstacle("SamplesUnavailable", claim.seen.samples_problem)
-    if claim.spec.verify.samples is not None and claim.seen.samples_digest is None:
+    if seen.samples_problem:
+        return Obstacle("SamplesUnavailable", seen.samples_problem)
+    if spec.verify.samples is not None and seen.samples_digest is None:
         return Obstacle("SamplesUnavailable", "the acceptance samples of spec.verify.samples were not read yet")
     return None
 

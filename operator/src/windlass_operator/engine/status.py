@@ -139,7 +139,12 @@ def _committed(view: View, claim: Claim, fleet: Fleet) -> Summary:
     committed = view.record.committed
     block = None if committed is None else block_of(view.record, committed.digest)
     if block is not None:
-        rest = "it goes on serving where it can, since there is no other version to serve; add one"
+        rollout = view.record.rollout
+        rest = (
+            "it goes on serving where it can, since there is no other version to serve; add one"
+            if rollout is None
+            else f"it goes on serving where it can until version {rollout.candidate.version} is committed"
+        )
         return Summary("Serving", block.reason, f"{block.message}; {rest}", stalled=True)
     if not claim.active:
         rest = "it serves until an Active version is committed, or until none of the model's is Active"
