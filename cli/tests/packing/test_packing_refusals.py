@@ -21,6 +21,7 @@ from windlass_cli.packing.folder import copy_tree, staged
 from windlass_cli.packing.image import image_input
 from windlass_contract.manifest import DataType, Signature, TensorSpec
 
+pytestmark = pytest.mark.timeout(600)  # each loads TensorFlow, on a machine that may be busy
 WINDLASS = str(Path(sys.executable).parent / "windlass")
 
 
