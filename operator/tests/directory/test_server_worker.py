@@ -15,6 +15,7 @@ from windlass_contract.record import ModelRecord, RolloutRecordSet, ServerState
 from windlass_operator.control.hub import Hub, NotActingError
 from windlass_operator.directory_driver.events import EventLog
 from windlass_operator.directory_driver.lock import StateLock
+from windlass_operator.directory_driver.replicas import ReplicaFiles
 from windlass_operator.directory_driver.server_worker import LockLostError, ServerWorker, Tools
 from windlass_operator.directory_driver.store import StateStore, StoreError
 from windlass_operator.directory_driver.view import ServerView
@@ -54,6 +55,7 @@ class World:
                 reconcile=self._reconcile,
                 view=lambda _: ServerView(),
                 show=self._show,
+                replicas=ReplicaFiles(folder, lambda: self.now),
                 events=self.events,
                 metrics=Metrics("test"),
                 holds=self.lock.holds,

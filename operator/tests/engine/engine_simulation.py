@@ -30,7 +30,7 @@ class Artifact:
 
     nature: str = "good"
     """good, bad (a verdict at load), wrong (a verdict by samples), missing (files not there), slow, changed
-    (other signatures), crashing (a verdict some time after it was prepared)."""
+    (other signatures)."""
     content_digest: str = ""
     load_seconds: float = 1.0
 

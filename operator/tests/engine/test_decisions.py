@@ -129,7 +129,7 @@ def test_an_approval_of_a_later_step_waits_for_it():
     cluster.decisions.append(decision("approve", 2, step=1, id="early"))
     cluster.settle()
     assert cluster.model.rollout.step == 0
-    assert outcome_of(cluster, 2) == ["waits: it is about step 1, the rollout is at step 0"]
+    assert outcome_of(cluster, 2) == ["waits: it is about step 2, the rollout is at step 1"]
     cluster.decisions.append(decision("approve", 2, step=0))
     cluster.settle()
     assert cluster.committed == 2

@@ -22,7 +22,7 @@ from windlass_operator.engine import reconcile
 from windlass_operator.engine.interface import Observation, Outcome, SeenModelVersion, SeenReplica
 
 VERSIONS = st.integers(1, 4)
-NATURES = st.sampled_from(["good"] * 5 + ["bad", "wrong", "missing", "slow", "changed", "crashing"])
+NATURES = st.sampled_from(["good"] * 5 + ["bad", "wrong", "missing", "slow", "changed"])
 REPLICAS = st.integers(0, 2)
 OPERATORS = st.integers(0, 1)
 STEPS = st.sampled_from([{}, {}, {}, {"steps": [{"pause": {}}]}, {"steps": [{"weight": "5%"}]}, {"keepPrevious": "5s"}])
@@ -31,7 +31,7 @@ STEPS = st.sampled_from([{}, {}, {}, {"steps": [{"pause": {}}]}, {"steps": [{"we
 class Rollouts(RuleBasedStateMachine):
     """Three replicas, two operators that both believe they hold the lease, one object."""
 
-    @initialize(orchestrated=st.booleans(), first=st.sampled_from(["good", "good", "good", "crashing", ""]))
+    @initialize(orchestrated=st.booleans(), first=st.sampled_from(["good", "good", "good", ""]))
     def start(self, orchestrated: bool, first: str) -> None:
         """Most histories begin with a version that serves."""
         self.now = 1000.0
@@ -146,12 +146,12 @@ class Rollouts(RuleBasedStateMachine):
     def network(self, index: int, reachable: bool) -> None:
         self.replicas[index].reachable = reachable
 
-    @rule(index=REPLICAS)
-    def what_serves_crashes_for_good(self, index: int) -> None:
+    @rule(index=REPLICAS, rounds=st.integers(0, 2))
+    def what_serves_crashes_for_good(self, index: int, rounds: int) -> None:
         replica = self.replicas[index]
-        for known in sorted(replica.held):
-            if self.artifacts[known].nature == "crashing":
-                replica.crash(known)
+        if replica.routed is not None:
+            replica.crash(replica.routed)
+        self.an_ordinary_while(rounds)
 
     @precondition(lambda self: self.artifacts)
     @rule()
@@ -211,9 +211,9 @@ class Rollouts(RuleBasedStateMachine):
         self._tampered()
 
     @precondition(lambda self: len(self.store.history) > 1)
-    @rule(back=st.integers(1, 4), nature=NATURES, index=OPERATORS)
-    def restored_and_changed_while_no_replica_is_heard(self, back: int, nature: str, index: int) -> None:
-        """Then two histories with the same epochs meet."""
+    @rule(back=st.integers(1, 4), nature=NATURES, index=OPERATORS, fresh=REPLICAS)
+    def restored_and_changed_while_no_replica_is_heard(self, back: int, nature: str, index: int, fresh: int) -> None:
+        """Then two histories with the same epochs meet; a replica that starts meanwhile follows the new one."""
         reachable = [replica.reachable for replica in self.replicas]
         for replica in self.replicas:
             replica.reachable = False
@@ -225,6 +225,8 @@ class Rollouts(RuleBasedStateMachine):
         self._observe(self.operators[index])
         self._write(self.operators[index])
         self.operators[index].publish()
+        self.replicas[fresh].restart(with_copy=False)
+        self.replicas[fresh].take(self.operators[index].published)
         for replica, before in zip(self.replicas, reachable, strict=True):
             replica.reachable = before
 
@@ -303,6 +305,7 @@ class Rollouts(RuleBasedStateMachine):
         if outcome.write:
             _check_commit(observation, outcome, subscribed_at(operator, self.now))
         if not outcome.gathering:
+            _check_way_back(observation, outcome, subscribed_at(operator, self.now))
             assert set(outcome.statuses) == {seen.name for seen in observation.model_versions}
 
     def _write(self, operator: Operator) -> None:
@@ -446,6 +449,41 @@ def _check_serving(observation: Observation, model: ModelPlan) -> None:
     assert not any(each.state == "Active" for each in specs), "DESIGN 4.3: it wasn't the last one"
 
 
+def _check_way_back(observation: Observation, outcome: Outcome, subscribed: dict) -> None:
+    """A verdict on what serves takes it back in the same pass, while the version before is resident."""
+    bases = _newest_plans(observation)
+    if len({_committed_digest(each) for each in bases}) != 1 or bases[0].previous is None or outcome.plan is None:
+        return
+    base, left = bases[0], _committed_digest(bases[0])
+    before = base.planned(base.previous)
+    if before is None or before.digest in {each.digest for each in (*base.quarantine, *base.holds)}:
+        return
+    said = {}
+    for report in subscribed.values():
+        for each in report.models[MODEL].versions if MODEL in report.models else []:
+            said.setdefault(each.digest, []).append(each.state)
+    able = VersionState.PREPARED in said.get(before.digest, [])
+    if able and VersionState.FAILED in said.get(left, []):
+        now = _committed_digest(outcome.plan.models[MODEL])
+        assert now != left, "DESIGN 4.4: what failed goes on, although the version before is resident"
+
+
+def _check_descent(observation: Observation, outcome: Outcome, now: int) -> None:
+    """A lower version is committed only if the higher one is blocked, Retired or gone."""
+    assert outcome.record is not None
+    model = outcome.record.models[MODEL]
+    blocked = {each.digest for each in (*model.quarantine, *model.holds)}
+    active = [
+        seen.model_version.spec.artifact.digest
+        for seen in observation.model_versions
+        if seen.model_version.spec.state == "Active"
+    ]
+    for before in _newest_plans(observation):
+        left = _committed_digest(before)
+        if before.committed is not None and before.committed > now:
+            assert left in blocked or left not in active, f"DESIGN 4.1: from {before.committed} down to {now}"
+
+
 def _check_commit(observation: Observation, outcome: Outcome, subscribed: dict) -> None:
     """No commit before every replica of that moment has prepared, by what each said last."""
     if "Committed" not in {event.reason for event in outcome.events}:
@@ -453,6 +491,7 @@ def _check_commit(observation: Observation, outcome: Outcome, subscribed: dict) 
     assert outcome.record is not None
     committed = outcome.record.models[MODEL].committed
     assert committed is not None
+    _check_descent(observation, outcome, committed.version)
     assert outcome.plan is not None
     assert outcome.plan.models[MODEL].versions[0].digest == committed.digest
     assert outcome.plan.models[MODEL].labels["stable"] == committed.version

@@ -26,6 +26,7 @@ from .events import EventLog
 from .files import FileProblemError, remove_leftovers
 from .lock import StateLock
 from .memory import load_memory, save_memory
+from .replicas import ReplicaFiles
 from .samples import SamplesReader
 from .scan import DirectoryScanner, Scan
 from .server_worker import LockLostError, ServerWorker, Tools
@@ -58,13 +59,18 @@ class Folders:
         return self.state / "status"
 
     @property
+    def replicas(self) -> Path:
+        """What replicas report, for people to look at."""
+        return self.state / "replicas"
+
+    @property
     def tokens(self) -> Path:
         """Control tokens."""
         return self.state / "tokens"
 
     def create(self) -> None:
         """Makes what is missing. Raises `OSError`."""
-        for folder in (self.state, self.servers, self.status):
+        for folder in (self.state, self.servers, self.status, self.replicas):
             folder.mkdir(parents=True, exist_ok=True)
         self.tokens.mkdir(mode=0o700, exist_ok=True)
 
@@ -160,6 +166,7 @@ class DirectoryDriver:
             reconcile=self._reconcile,
             view=lambda server: self._views[server],
             show=self._show,
+            replicas=ReplicaFiles(self._folders.replicas, time.monotonic),
             events=self._events,
             metrics=self._metrics,
             holds=self.lock.holds,

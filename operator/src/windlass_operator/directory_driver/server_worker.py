@@ -19,6 +19,7 @@ from windlass_operator.engine.interface import Event, Observation, Outcome
 from windlass_operator.metrics import Metrics
 
 from .events import EventLog
+from .replicas import ReplicaFiles
 from .store import DamagedStateError, StateStore, StoreConflictError, StoreError
 from .view import ServerView
 
@@ -38,6 +39,7 @@ class Tools:
     view: Callable[[str], ServerView]
     show: Callable[[str, Mapping[str, ModelVersionStatus]], Awaitable[None]]
     """Takes the statuses of a server to where people see them."""
+    replicas: ReplicaFiles
     events: EventLog
     metrics: Metrics
     holds: Callable[[], bool]
@@ -200,6 +202,10 @@ class ServerWorker:
         self._show_orphans(observation, outcome.record)
         if not outcome.gathering:  # until then there are none
             await tools.show(self.server, outcome.statuses)
+        try:
+            await asyncio.to_thread(tools.replicas.show, self.server, observation.reports)
+        except OSError as error:
+            self._log.error("replicas.not_written", error=str(error))
         remarks = tuple(
             Event("", "Normal", "Remark", remark) for remark in outcome.remarks if remark not in self._remarks
         )

@@ -38,7 +38,7 @@ def waits_for(record: ModelRecord, decision: DecisionSpec) -> str:
     if rollout is None or not _is(rollout.candidate, decision):
         return f"version {decision.version} with this digest isn't being rolled out"
     if decision.step is not None and decision.step > rollout.step:
-        return f"it is about step {decision.step}, the rollout is at step {rollout.step}"
+        return f"it is about step {decision.step + 1}, the rollout is at step {rollout.step + 1}"
     if (
         decision.action is Action.APPROVE
         and rollout.phase is not Phase.STEPPING
@@ -66,7 +66,7 @@ def _steer(draft: Draft, decision: DecisionSpec) -> None:
     if decision.action is Action.APPROVE:
         draft.change_rollout(approved_step=rollout.step, step=rollout.step + 1, step_seconds=0.0, phase=Phase.PREPARING)
         draft.say(
-            rollout.candidate, "Normal", "Approved", f"{_who(decision)} let {name} go on from step {rollout.step}"
+            rollout.candidate, "Normal", "Approved", f"{_who(decision)} let {name} go on from step {rollout.step + 1}"
         )
     elif decision.action is Action.PAUSE and not rollout.paused:
         draft.change_rollout(paused=True)

@@ -354,7 +354,7 @@ def _who_serves(view: View) -> str:
 
 def _step(claim: Claim, index: int) -> str:
     count = len(claim.spec.rollout.steps)
-    return f"step {index} of {count}: pause" if index < count else ""
+    return f"step {index + 1} of {count}: pause" if index < count else ""
 
 
 def _told(troubles: list[tuple[str, Failure]]) -> str:

@@ -98,8 +98,8 @@ def go_on(draft: Draft, claims: Sequence[Claim], fleet: Fleet, elapsed: float) -
                 rollout.candidate,
                 "Normal",
                 "WaitingForApproval",
-                f"version {rollout.candidate.version} is prepared on every replica and waits at step {rollout.step} "
-                "for approval",
+                f"version {rollout.candidate.version} is prepared on every replica and waits at step "
+                f"{rollout.step + 1} for approval",
             )
         return ready
     _commit(draft, rollout, claim, ready)
