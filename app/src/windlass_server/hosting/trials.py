@@ -259,7 +259,8 @@ def _to_bytes(value: Any) -> bytes:
 
 
 def _name(index: int, manifest: Manifest) -> str:
-    return f"{index} ({manifest.classes[index]})" if index < len(manifest.classes) else str(index)
+    name = manifest.classes[index] if index < len(manifest.classes) else str(index)
+    return f"{index} ({name})" if name != str(index) else name
 
 
 def _show(value: Any) -> str:
