@@ -190,7 +190,7 @@ def test_a_state_that_cannot_be_read_is_named(home):
 
 @pytest.mark.parametrize(("cgroup", "patched"), [("1", True), ("2", False)])
 def test_the_clusters_configuration_fits_the_machine(home, cgroup, patched):
-    config = configuration(home, 2, built=patched, cgroup=cgroup)
+    config = configuration(home, 2, restricted=patched, cgroup=cgroup)
     assert [node["role"] for node in config["nodes"]] == ["control-plane", "worker", "worker"]
     assert all(node["extraMounts"][0]["hostPath"] == str(home.shared) for node in config["nodes"])
     assert ("kubeadmConfigPatches" in config) == ("containerdConfigPatches" in config) == patched

@@ -27,12 +27,12 @@ def name() -> str:
     return os.environ.get("LAB_CLUSTER", "windlass")
 
 
-def configuration(home: Home, workers: int, *, built: bool, cgroup: str) -> dict[str, Any]:
+def configuration(home: Home, workers: int, *, restricted: bool, cgroup: str) -> dict[str, Any]:
     """kind's configuration of the cluster. JSON is YAML, so it needs no library.
 
     Every node has the lab's shared folder at /shared. Where the machine has cgroup v1 the kubelet is told to accept
-    that, which it refuses by itself since Kubernetes 1.35. In nodes built here containerd may not lower oom_score_adj
-    below its own.
+    that, which it refuses by itself since Kubernetes 1.35. Where the machine is `restricted`, which lets nobody lower
+    oom_score_adj below his own, the nodes' containerd is told not to try.
     """
     mounts = [{"hostPath": str(home.shared), "containerPath": "/shared"}]
     kubelet = {"kind": "KubeletConfiguration", "failCgroupV1": False}
@@ -43,7 +43,7 @@ def configuration(home: Home, workers: int, *, built: bool, cgroup: str) -> dict
     }
     if cgroup == "1":
         config["kubeadmConfigPatches"] = [json.dumps(kubelet)]
-    if built:
+    if restricted:
         config["containerdConfigPatches"] = ['[plugins."io.containerd.grpc.v1.cri"]\n  restrict_oom_score_adj = true\n']
     return config
 
@@ -189,12 +189,8 @@ class Cluster:
             raise LabError("no Docker Engine answers; run `make lab`")
         self.home.shared.mkdir(parents=True, exist_ok=True)
         config = self.home.path / "kind.json"
-        config.write_text(
-            json.dumps(
-                configuration(self.home, workers, built=self.state.mode == "built", cgroup=engine.cgroup), indent=1
-            ),
-            encoding="utf-8",
-        )
+        described = configuration(self.home, workers, restricted=self._restricted(), cgroup=engine.cgroup)
+        config.write_text(json.dumps(described, indent=1), encoding="utf-8")
         (self.home.path / "creating").write_text(self.name, encoding="utf-8")
         run_long(
             "kind",
@@ -216,6 +212,12 @@ class Cluster:
         self.state.write(self.home)
         (self.home.path / "creating").unlink()
         self.wait()
+
+    def _restricted(self) -> bool:
+        """Whether not even a privileged container may lower oom_score_adj, which the kubelet does for its Pods."""
+        protect = "echo -999 >/proc/self/oom_score_adj"
+        container = ("run", "--rm", "--privileged", "--entrypoint", "sh", self.versions.node, "-c", protect)
+        return not succeeds("docker", *container, environment=self.environment, timeout=120)
 
     def wait(self) -> None:
         """Waits until nodes and the cluster's own Deployments are ready. Raises `LabError` naming those that aren't."""

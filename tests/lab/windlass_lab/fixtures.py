@@ -87,7 +87,11 @@ def load_image(kind_cluster: KindCluster) -> Callable[[str], None]:
 
 @pytest.fixture(scope="session")
 def _swarm(docker_engine: DockerEngine) -> Iterator[Swarm]:
-    swarm = start_swarm(docker_engine)
+    try:
+        swarm = start_swarm(docker_engine)
+    except LabError as error:
+        _leave_out(error)
+        raise
     yield swarm
     swarm.remove_stacks()
     docker_engine("swarm", "leave", "--force")
