@@ -509,7 +509,7 @@ def _check_commit(observation: Observation, outcome: Outcome, subscribed: dict) 
 
 settings.register_profile(
     "default-engine",
-    max_examples=100,
+    max_examples=150,
     stateful_step_count=40,
     deadline=None,
     print_blob=True,
