@@ -14,6 +14,10 @@ from windlass_lab.home import State
 pytestmark = [pytest.mark.lab, pytest.mark.soak, pytest.mark.timeout(7200)]
 
 
+ENGINE = "Docker Engine"
+"""The step that starts it."""
+
+
 def command(*arguments, **environment):
     """Runs the lab's command, shows what it says, and wants it to succeed."""
     subprocess.run(
@@ -50,11 +54,14 @@ def test_it_stands_again_after_it_was_taken_down(built_lab):
 @pytest.mark.parametrize("victim", ["dockerd", "containerd"])
 def test_it_stands_again_after_its_engine_was_killed(built_lab, victim):
     nodes = built_lab.cluster.nodes()
+    before = State.read(built_lab.home).seconds
     pid = next(pid for pid, name in engine.processes_of(built_lab.home).items() if name == victim)
     os.kill(pid, signal.SIGKILL)
     command("up")
     assert pod_runs(built_lab)
     assert built_lab.cluster.nodes() == nodes, "mended, not made anew"
+    seconds = State.read(built_lab.home).seconds
+    assert seconds == before | {name: seconds[name] for name in (ENGINE, built_lab.cluster.step(None).name)}
 
 
 def test_it_stands_from_nothing(built_lab):

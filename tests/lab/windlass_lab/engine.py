@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from windlass_lab.commands import run
+from windlass_lab.commands import run, succeeds
 from windlass_lab.errors import CommandError, LabError
 from windlass_lab.home import SOCKET, Home, State, deadline
 from windlass_lab.steps import Step, fingerprint
@@ -20,6 +20,9 @@ LABEL = "dev.windlass.lab"
 
 INIT = "/usr/bin/tini-static"
 """What `docker run --init` puts before a command; of Debian's package tini."""
+
+NO_IMAGE = "no such image"
+"""What the client says of an image that isn't there, and of nothing else."""
 
 START = 90
 """Seconds for dockerd to answer; after a kill it first ends what was left running."""
@@ -167,12 +170,27 @@ def stop(home: Home, patience: float = 60) -> bool:
     )
 
 
+def _works(home: Home) -> bool:
+    """Whether the engine reaches its containerd; when that was killed dockerd answers, but can do nothing for a while."""
+    return succeeds("docker", "image", "ls", environment=home.environment("built"))
+
+
+def _wait_until_it_works(home: Home) -> None:
+    until = deadline(START)
+    while not _works(home):
+        if time.monotonic() > until:
+            log = home.logs / "dockerd.log"
+            raise LabError(f"dockerd answers but can't list its images within {START} s; see {log}")
+        time.sleep(0.3)
+
+
 def step(home: Home, state: State) -> Step:
     """Starts the lab's engine unless it answers, and remembers its id."""
 
     def done() -> bool:
         found = own(home)
-        return found is not None and found.id == state.engine_id and made_of(home) in found.labels
+        known = found is not None and found.id == state.engine_id and made_of(home) in found.labels
+        return known and _works(home)
 
     def act() -> None:
         found = own(home)
@@ -181,6 +199,7 @@ def step(home: Home, state: State) -> Step:
             found = None
         if found is None:
             start(home)
+        _wait_until_it_works(home)
         found = own(home)
         if found is None:
             raise LabError("the engine answered and then stopped answering; see dockerd's log")
@@ -190,7 +209,7 @@ def step(home: Home, state: State) -> Step:
 
 
 def image_labels(images: list[str], environment: dict[str, str]) -> dict[str, dict[str, str]]:
-    """The labels of those of the images that are there."""
+    """The labels of those of the images that are there. Raises `CommandError` when the engine can't tell."""
     found = {}
     for image in images:
         try:
@@ -204,7 +223,9 @@ def image_labels(images: list[str], environment: dict[str, str]) -> dict[str, di
                 environment=environment,
                 timeout=30,
             )
-        except CommandError:
+        except CommandError as error:
+            if NO_IMAGE not in error.output.lower():
+                raise
             continue
         found[image] = json.loads(text) or {}
     return found
