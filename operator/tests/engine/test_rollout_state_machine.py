@@ -9,17 +9,25 @@ import os
 from dataclasses import replace
 
 from engine_builders import MODEL, decision, digest, model_version
+from engine_promises import (
+    check_commit,
+    check_epoch,
+    check_second_pass,
+    check_serving,
+    check_way_back,
+    committed_digest,
+    newest_plans,
+)
 from engine_simulation import Artifact, Operator, Replica, Store, artifact, subscribed_at, wanted_version
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from windlass_contract.decision import DecisionSpec
-from windlass_contract.plan import ModelPlan, ServingPlan
+from windlass_contract.plan import ModelPlan
 from windlass_contract.record import ModelRecord
 from windlass_contract.report import VersionState
-from windlass_operator.engine import reconcile
-from windlass_operator.engine.interface import Observation, Outcome, SeenModelVersion, SeenReplica
+from windlass_operator.engine.interface import Observation, SeenModelVersion, SeenReplica
 
 VERSIONS = st.integers(1, 4)
 NATURES = st.sampled_from(["good"] * 5 + ["bad", "wrong", "missing", "slow", "changed"])
@@ -300,12 +308,12 @@ class Rollouts(RuleBasedStateMachine):
         observation, outcome = operator.observe(
             self.now, self._visible(), self.decisions, ready if self.orchestrated else None, self.frozen
         )
-        _check_second_pass(observation, outcome)
-        _check_epoch(observation, outcome)
+        check_second_pass(observation, outcome)
+        check_epoch(observation, outcome)
         if outcome.write:
-            _check_commit(observation, outcome, subscribed_at(operator, self.now))
+            check_commit(observation, outcome, subscribed_at(operator, self.now))
         if not outcome.gathering:
-            _check_way_back(observation, outcome, subscribed_at(operator, self.now))
+            check_way_back(observation, outcome, subscribed_at(operator, self.now))
             assert set(outcome.statuses) == {seen.name for seen in observation.model_versions}
 
     def _write(self, operator: Operator) -> None:
@@ -315,15 +323,15 @@ class Rollouts(RuleBasedStateMachine):
         observation, outcome = pending
         assert outcome.plan is not None
         model = outcome.plan.models.get(MODEL, ModelPlan())
-        _check_serving(observation, model)
+        check_serving(observation, model)
         self._check_blocks(observation, model)
         self._check_decisions(model)
 
     def _check_blocks(self, observation: Observation, model: ModelPlan) -> None:
         """A verdict or a hold is never forgotten (no copy was lost), and nothing blocked is committed after it."""
         blocked = {each.digest for each in (*model.quarantine, *model.holds)}
-        before = {_committed_digest(each) for each in _newest_plans(observation)}
-        now = _committed_digest(model)
+        before = {committed_digest(each) for each in newest_plans(observation)}
+        now = committed_digest(model)
         if now not in before:
             assert now not in blocked | self.condemned, f"DESIGN 4.4: {now} was committed, blocked"
         if not self.tampered:
@@ -402,109 +410,6 @@ class Rollouts(RuleBasedStateMachine):
             held = replica.held.get(committed.digest)
             failed = held is not None and held.state is VersionState.FAILED
             assert failed or replica.routed == committed.digest, f"{replica.name} doesn't answer by what is committed"
-
-
-def _known_plans(observation: Observation) -> list[ServingPlan]:
-    followed = [each.report.plan for each in observation.reports if each.report.plan is not None]
-    return [*followed, *([observation.plan] if observation.plan is not None else [])]
-
-
-def _newest_plans(observation: Observation) -> list[ModelPlan]:
-    """What a pass can start from; more than one when two histories met."""
-    known = _known_plans(observation)
-    highest = max((each.epoch for each in known), default=0)
-    return [each.models.get(MODEL, ModelPlan()) for each in known if each.epoch == highest]
-
-
-def _committed_digest(model: ModelPlan) -> str:
-    planned = None if model.committed is None else model.planned(model.committed)
-    return "" if planned is None else planned.digest
-
-
-def _check_second_pass(observation: Observation, outcome: Outcome) -> None:
-    again = reconcile(replace(observation, record=outcome.record, plan=outcome.plan, elapsed=0.0))
-    assert not again.write, "a second pass over the same writes again"
-    assert again.plan == outcome.plan
-    assert not again.events
-
-
-def _check_epoch(observation: Observation, outcome: Outcome) -> None:
-    if outcome.plan is None or not outcome.write:
-        return
-    known = _known_plans(observation)
-    if outcome.plan.digest not in {each.digest for each in known}:
-        assert all(each.epoch < outcome.plan.epoch for each in known), "DESIGN 3: a new plan needs a new epoch"
-    assert all(each.epoch <= outcome.plan.epoch for each in known), "DESIGN 3: the epoch went back"
-
-
-def _check_serving(observation: Observation, model: ModelPlan) -> None:
-    """Only what is Retired is stopped, and only as the last one."""
-    served = {each.committed for each in _newest_plans(observation)}
-    if model.committed is not None or None in served or not served:
-        return
-    specs = [seen.model_version.spec for seen in observation.model_versions]
-    assert not observation.frozen, "DESIGN 4.3: nothing is ended while the set can't be trusted"
-    retired = {each.version for each in specs if each.state == "Retired"}
-    assert served <= retired, f"DESIGN 4.3: {served} was stopped, and not Retired"
-    assert not any(each.state == "Active" for each in specs), "DESIGN 4.3: it wasn't the last one"
-
-
-def _check_way_back(observation: Observation, outcome: Outcome, subscribed: dict) -> None:
-    """A verdict on what serves takes it back in the same pass, while the version before is resident."""
-    bases = _newest_plans(observation)
-    if len({_committed_digest(each) for each in bases}) != 1 or bases[0].previous is None or outcome.plan is None:
-        return
-    base, left = bases[0], _committed_digest(bases[0])
-    before = base.planned(base.previous)
-    if before is None or before.digest in {each.digest for each in (*base.quarantine, *base.holds)}:
-        return
-    said = {}
-    for report in subscribed.values():
-        for each in report.models[MODEL].versions if MODEL in report.models else []:
-            said.setdefault(each.digest, []).append(each.state)
-    able = VersionState.PREPARED in said.get(before.digest, [])
-    if able and VersionState.FAILED in said.get(left, []):
-        now = _committed_digest(outcome.plan.models[MODEL])
-        assert now != left, "DESIGN 4.4: what failed goes on, although the version before is resident"
-
-
-def _check_descent(observation: Observation, outcome: Outcome, now: int) -> None:
-    """A lower version is committed only if the higher one is blocked, Retired or gone."""
-    assert outcome.record is not None
-    model = outcome.record.models[MODEL]
-    blocked = {each.digest for each in (*model.quarantine, *model.holds)}
-    active = [
-        seen.model_version.spec.artifact.digest
-        for seen in observation.model_versions
-        if seen.model_version.spec.state == "Active"
-    ]
-    for before in _newest_plans(observation):
-        left = _committed_digest(before)
-        if before.committed is not None and before.committed > now:
-            assert left in blocked or left not in active, f"DESIGN 4.1: from {before.committed} down to {now}"
-
-
-def _check_commit(observation: Observation, outcome: Outcome, subscribed: dict) -> None:
-    """No commit before every replica of that moment has prepared, by what each said last."""
-    if "Committed" not in {event.reason for event in outcome.events}:
-        return
-    assert outcome.record is not None
-    committed = outcome.record.models[MODEL].committed
-    assert committed is not None
-    _check_descent(observation, outcome, committed.version)
-    assert outcome.plan is not None
-    assert outcome.plan.models[MODEL].versions[0].digest == committed.digest
-    assert outcome.plan.models[MODEL].labels["stable"] == committed.version
-    needed = set(subscribed) | {each.name for each in observation.replicas or () if each.ready}
-    assert needed, "DESIGN 3: committed with no replica to prepare"
-    assert needed <= set(subscribed), f"DESIGN 3: committed although {needed - set(subscribed)} isn't heard"
-    for name, report in subscribed.items():
-        said = [
-            each
-            for each in report.models[MODEL].versions
-            if each.digest == committed.digest and each.state is VersionState.PREPARED
-        ]
-        assert said, f"DESIGN 3: version {committed.version} was committed before {name} had prepared it"
 
 
 settings.register_profile(
