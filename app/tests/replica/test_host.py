@@ -237,6 +237,35 @@ def test_what_only_waits_is_tried_again_and_a_verdict_is_final(monkeypatch):
     play(scenario)
 
 
+def test_a_prepared_candidate_counts_as_prepared_only_for_the_samples_it_passed():
+    async def scenario():
+        rig = Rig()
+        rig.host.apply(plan(1, {1: 1000, 2: 0}, samples=7, committed=1, candidate=2))
+        await rig.ends("m/1")
+        await rig.ends("m/2")
+        assert rig.states()[2] is VersionState.PREPARED
+        rig.host.apply(plan(2, {1: 1000, 2: 0}, samples=8, committed=1, candidate=2))
+        assert rig.states()[2] is not VersionState.PREPARED
+        await until(lambda: rig.log[-2:] == ["unload m/2", "prepare m/2"])
+        await rig.ends("m/2")
+        assert rig.states()[2] is VersionState.PREPARED
+
+    play(scenario)
+
+
+def test_one_that_has_to_stay_is_not_called_prepared_for_samples_it_was_never_tried_with():
+    async def scenario():
+        rig = Rig()
+        rig.host.apply(plan(1, {2: 1000}, committed=2))
+        await rig.ends("m/2")
+        rig.host.apply(plan(2, {1: 1000, 2: 0}, samples=8, committed=1, candidate=2))
+        assert rig.states()[2] is VersionState.WAITING
+        await rig.ends("m/1")
+        await until(lambda: rig.log[-2:] == ["unload m/2", "prepare m/2"])
+
+    play(scenario)
+
+
 def test_samples_that_cannot_be_had_are_no_verdict_and_asked_for_again(monkeypatch):
     monkeypatch.setattr(host_module, "RETRY_FIRST_SECONDS", 0.01)
 

@@ -130,25 +130,37 @@ IDLE, PREPARING, RESIDENT, FAILED, UNLOADING = Phase
         (
             "until it is to pass other samples",
             {"m": model({1: 1000, 2: 0}, samples=8, committed=1, candidate=2)},
-            [view(1, RESIDENT, routed=True), view(2, FAILED, samples=digest(7))],
+            [view(1, RESIDENT, routed=True), view(2, FAILED, samples=(digest(7), 1000))],
+            ["Unload m/2"],
+        ),
+        (
+            "a candidate that passed other samples is tried anew",
+            {"m": model({1: 1000, 2: 0}, samples=8, committed=1, candidate=2)},
+            [view(1, RESIDENT, routed=True), view(2, RESIDENT, samples=(digest(7), 1000))],
+            ["Unload m/2"],
+        ),
+        (
+            "and one that passed the same with a lower score",
+            {"m": model({1: 1000, 2: 0}, samples=8, committed=1, candidate=2)},
+            [view(1, RESIDENT, routed=True), view(2, RESIDENT, samples=(digest(8), 800))],
             ["Unload m/2"],
         ),
         (
             "a commit without samples tries a failed one again",
             {"m": model({2: 1000}, committed=2)},
-            [view(2, FAILED, samples=digest(7))],
+            [view(2, FAILED, samples=(digest(7), 1000))],
             ["Unload m/2"],
         ),
         (
             "a commit doesn't disturb a version that passed its samples",
             {"m": model({2: 1000}, committed=2)},
-            [view(2, RESIDENT, routed=True, samples=digest(7))],
+            [view(2, RESIDENT, routed=True, samples=(digest(7), 1000))],
             [],
         ),
         (
             "nor one that is about to",
             {"m": model({2: 1000}, committed=2)},
-            [view(2, PREPARING, samples=digest(7))],
+            [view(2, PREPARING, samples=(digest(7), 1000))],
             [],
         ),
         (

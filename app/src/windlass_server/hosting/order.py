@@ -29,6 +29,15 @@ class Key:
         return f"{self.model}/{self.version}"
 
 
+Demand = tuple[str, int]
+"""Acceptance samples to pass: their digest and the least score in thousandths."""
+
+
+def demand_of(planned: PlannedVersion) -> Demand | None:
+    """What a planned version has to pass before it counts as prepared."""
+    return (planned.samples.digest, planned.samples.min_score) if planned.samples is not None else None
+
+
 class Phase(Enum):
     """Where something held is, as far as order goes."""
 
@@ -50,8 +59,8 @@ class View:
     phase: Phase
     routed: bool = False
     """Requests that name no version reach it."""
-    samples: str | None = None
-    """Digest of the acceptance samples that it is to pass."""
+    samples: Demand | None = None
+    """The acceptance samples that it is tried with, or was."""
     due: bool = True
     """Its turn may come: no retry is being waited for."""
 
@@ -117,10 +126,14 @@ def _is_over(view: View, planned: PlannedVersion | None) -> bool:
     """Whether the plan has no use for it as it is: not planned, or to be tried with other samples."""
     if planned is None:
         return True
-    wanted = planned.samples.digest if planned.samples else None
-    if wanted == view.samples or view.phase is Phase.RESIDENT:
+    wanted = demand_of(planned)
+    if wanted == view.samples:
         return False
-    return view.phase is Phase.FAILED or (wanted is not None and view.phase in {Phase.IDLE, Phase.PREPARING})
+    if wanted is None:
+        # Nothing is to be shown any more: what is up stays, and what failed may be tried without.
+        return view.phase is Phase.FAILED
+    # A candidate that passed other samples, or the same with a lower score, has shown nothing of these.
+    return not view.routed
 
 
 def _serves_still(view: View, plan: ServingPlan, held: Sequence[View]) -> bool:

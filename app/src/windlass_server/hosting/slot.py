@@ -15,7 +15,7 @@ from windlass_contract.report import VersionReport, VersionState
 from windlass_contract.samples import AcceptanceSamples
 from windlass_server.hosting.hosting import Admission
 from windlass_server.hosting.meter import Meter
-from windlass_server.hosting.order import Key, Phase, View
+from windlass_server.hosting.order import Key, Phase, View, demand_of
 from windlass_server.hosting.router import Held
 from windlass_server.tensors import Tensor
 
@@ -86,8 +86,8 @@ class Slot:
 
     def __post_init__(self) -> None:
         self.idle.set()
-        self.samples = self.planned.samples.digest if self.planned.samples else None
-        """Digest of the samples that it is to pass."""
+        self.samples = demand_of(self.planned)
+        """The samples that it is tried with."""
 
     @property
     def state(self) -> VersionState:
@@ -100,6 +100,11 @@ class Slot:
     def prepared(self) -> bool:
         """Whether it may answer."""
         return self.state is VersionState.PREPARED
+
+    @property
+    def proven(self) -> bool:
+        """Whether it was tried with what the plan asks of it now."""
+        return demand_of(self.planned) in {None, self.samples}
 
     @property
     def message(self) -> str:
@@ -138,8 +143,10 @@ class Slot:
         if self.resident is None:
             return VersionReport(version=self.key.version, state=self.state, failure=self.failure, counters=counters)
         report = self.resident.report()
+        # Prepared means to the operator: it passed the samples of the plan that is followed.
+        state = self.state if self.proven or not self.prepared else VersionState.WAITING
         failure = report.failure or (self.failure if not self.prepared else None)
-        return report.model_copy(update={"state": self.state, "failure": failure, "counters": counters})
+        return report.model_copy(update={"state": state, "failure": failure, "counters": counters})
 
 
 @dataclass(eq=False)
