@@ -251,6 +251,11 @@ def test_a_manifest_is_refused(path: str, value: Any, message: str) -> None:
         ({"candidate": 1}, "candidate version 1 isn't among the versions to hold"),
         ({"versions": [{"version": n, "digest": DIGEST} for n in range(9)]}, "at most 8 entries are allowed"),
         ({"versions": [{"version": 1, "digest": DIGEST, "weight": 1001}]}, "versions[0].weight is 1001: at most 1000"),
+        *(
+            ({"versions": [{"version": 1, "digest": DIGEST, "path": path}]}, "a path inside the folder of models")
+            for path in ("/etc", "../x", "a/../../x", "a\0b", "")
+        ),
+        ({"versions": [{"version": 1, "digest": DIGEST, "path": "x" * 1025}]}, "at most 1024 characters are allowed"),
         ({"labels": {"a b": 1}}, f'labels["a b"] is "a b": as a name, {NAME}'),
         ({"labels": {"stable": "1"}}, f'labels.stable is "1": {WHOLE}; take the quotes away'),
         ({"leaseSeconds": 0}, "leaseSeconds is 0: more than 0 is expected"),

@@ -167,6 +167,15 @@ def test_by_number_one_reaches_what_has_a_weight_the_previous_one_and_what_the_p
             assert caught.value.message == f"Servable not found for request: Specific(m, {version})"
 
 
+def test_what_a_plan_says_nothing_of_cannot_be_asked_for_by_number():
+    versions = [
+        PlannedVersion(version=1, digest=digest(1), weight=1000),
+        PlannedVersion(version=2, digest=digest(2)),
+    ]
+    routes = route_model(ModelPlan(committed=1, candidate=2, versions=versions), held(1, 2))
+    assert set(routes.reachable) == {1}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

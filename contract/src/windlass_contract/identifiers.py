@@ -92,6 +92,24 @@ Labels = Annotated[
 """TensorFlow Serving's version labels: label to version."""
 
 
+MAX_PATH = 1024
+"""Characters of a path below the models' folder."""
+
+
+def stays_inside(path: str) -> bool:
+    """Whether a relative path leads to a place below the folder that it is joined to.
+
+    >>> stays_inside("cats/1"), stays_inside("/etc"), stays_inside("cats/../../etc")
+    (True, False, False)
+    """
+    return (
+        0 < len(path) <= MAX_PATH
+        and not path.startswith("/")
+        and ".." not in path.split("/")
+        and not any(ord(letter) < 32 or ord(letter) == 127 for letter in path)
+    )
+
+
 def seconds(duration: str) -> int:
     """Length of a `Duration` in seconds.
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from .canonical import digest_of
 from .document import Document
-from .identifiers import Digest, Labels, ModelName, ServerName, Version, VersionKey
+from .identifiers import MAX_PATH, Digest, Labels, ModelName, ServerName, Version, VersionKey, stays_inside
 
 Thousandths = Annotated[int, Field(ge=0, le=1000)]
 Epoch = Annotated[int, Field(ge=0, le=2**53 - 1)]
@@ -26,13 +26,20 @@ class PlannedVersion(Document):
 
     version: Version
     digest: Digest
-    path: Annotated[str, Field(max_length=1024)] | None = None
-    """Relative to the folder of models; None: `<model>/<version>`."""
+    path: Annotated[str, Field(max_length=MAX_PATH)] | None = None
+    """Relative to the folder of models, and inside it; None: `<model>/<version>`."""
     weight: Thousandths = 0
-    addressable: bool = True
-    """Whether it may be asked for by number although its weight is 0."""
+    addressable: bool = False
+    """Whether it may be asked for by number although its weight is 0 and it isn't the previous version."""
     samples: SamplesRef | None = None
     """To be passed before it counts as prepared; only a candidate has them."""
+
+    @field_validator("path")
+    @classmethod
+    def _inside(cls, path: str | None) -> str | None:
+        if path is not None and not stays_inside(path):
+            raise ValueError("a path inside the folder of models is expected, without '..' and control characters")
+        return path
 
 
 class Shadow(Document):

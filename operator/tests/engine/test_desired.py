@@ -200,6 +200,8 @@ def test_while_a_file_can_not_be_read_going_back_still_works():
     [
         ({"uri": "s3://models/cats"}, "spec.artifact.uri s3://", "NotSupported"),
         ({"uri": "volume://../elsewhere"}, "spec.artifact.uri", "NotSupported"),
+        ({"uri": f"volume://{'x' * 1500}"}, "spec.artifact.uri", "NotSupported"),
+        ({"uri": "volume://a\0b"}, "spec.artifact.uri", "NotSupported"),
         ({"with_digest": False}, "spec.artifact.digest", "NotSupported"),
         ({"rollout": {"mode": "Restart"}}, "spec.rollout.mode Restart", "ModeNotSupported"),
         ({"rollout": {"steps": [{"shadow": "5%", "duration": "1m"}]}}, "spec.rollout.steps[0].shadow", "NotSupported"),

@@ -29,7 +29,7 @@ def test_a_first_version_is_prepared_without_traffic_and_then_committed():
     assert not plan.has_traffic
     plan = cluster.once().plan
     assert plan.epoch == 2
-    assert [(each.version, each.weight, each.addressable) for each in plan.models[MODEL].versions] == [(1, 1000, True)]
+    assert [(each.version, each.weight, each.addressable) for each in plan.models[MODEL].versions] == [(1, 1000, False)]
     assert cluster.events == ["RolloutStarted", "Committed"]
 
 
@@ -42,8 +42,8 @@ def test_a_newer_version_is_loaded_beside_and_the_old_one_kept_as_the_way_back()
     assert roles(cluster) == (2, 1, None)
     planned = cluster.plan.models[MODEL]
     assert [(each.version, each.weight, each.addressable) for each in planned.versions] == [
-        (2, 1000, True),
-        (1, 0, True),
+        (2, 1000, False),
+        (1, 0, False),  # as the previous version it may be asked for all the same
     ]
     assert planned.labels == {"stable": 2, "previous": 1}
     assert cluster.status(2).way_back.startswith("version 1, resident")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from windlass_contract.identifiers import thousandths
+from windlass_contract.identifiers import MAX_PATH, stays_inside, thousandths
 from windlass_contract.model_version import Mode, ModelVersionSpec, State
 from windlass_contract.plan import SamplesRef
 from windlass_contract.record import ModelRecord, VersionRef
@@ -152,8 +152,11 @@ def unsupported(spec: ModelVersionSpec) -> list[str]:
         fields.append(
             f"spec.artifact.uri {artifact.uri.partition('://')[0]}:// (put the files there and use {MOUNTED})"
         )
-    elif ".." in artifact.uri.removeprefix(MOUNTED).split("/"):
-        fields.append("spec.artifact.uri with '..' (name a folder below the models' folder)")
+    elif not stays_inside(mounted_path(spec) or "."):
+        fields.append(
+            f"spec.artifact.uri with '..', control characters or more than {MAX_PATH} characters "
+            "(name a folder below the models' folder)"
+        )
     if artifact.digest is None:
         fields.append("spec.artifact.digest left out (write what windlass pack printed)")
     if rollout.mode is not Mode.IN_PLACE:
