@@ -171,7 +171,7 @@ def stop(home: Home, patience: float = 60) -> bool:
 
 
 def _works(home: Home) -> bool:
-    """Whether the engine reaches its containerd; when that was killed dockerd answers, but can do nothing for a while."""
+    """Whether the engine reaches its containerd; when that was killed dockerd answers, but can do nothing at first."""
     return succeeds("docker", "image", "ls", environment=home.environment("built"))
 
 

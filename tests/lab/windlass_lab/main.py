@@ -115,7 +115,7 @@ class Lab:
         ]
         if to_build:
             say(f"  will build from Go modules into {self.home.path}: {', '.join(to_build)}")
-            say("  (about 20 minutes on two cores the first time, some 6 GB with Go's caches)")
+            say("  (about 20 minutes on two cores the first time; some 15 GB in all with Go's caches)")
         if engine.daemon(self.home) is None:
             say(
                 f"  will start a Docker Engine at {SOCKET} with its data in {self.home.engine_data}; "
