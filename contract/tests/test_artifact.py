@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -326,6 +327,32 @@ def test_what_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPa
     failure = refused(folder)
     assert (failure.reason, failure.file) == (Reason.FILE_UNREADABLE, "saved_model.pb")
     assert failure.message.endswith("can't be read: Permission denied")
+
+
+def test_a_disk_that_fails_while_a_file_is_read_is_told_of_as_that(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "read", failing)
+    with pytest.raises(ArtifactError) as raised:
+        verify(folder, model="digits", version=3)
+    assert raised.value.failure.reason is Reason.FILE_UNREADABLE
+
+
+def test_a_folder_that_cannot_be_looked_at_is_no_missing_one(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError) as raised:
+        read_manifest(tmp_path / ("x" * 300))
+    assert raised.value.failure.reason is Reason.FILE_UNREADABLE
+
+
+def test_an_extra_file_is_named_even_if_its_name_is_no_text(folder: Path) -> None:
+    (folder / os.fsdecode(b"caf\xe9")).touch()
+    with pytest.raises(ArtifactError) as raised:
+        verify(folder, model="digits", version=3)
+    assert raised.value.failure.reason is Reason.FILE_UNLISTED
+    assert raised.value.failure.file == "caf\\udce9"
 
 
 def test_a_folder_that_cannot_be_listed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import os
 import re
@@ -17,6 +18,7 @@ import pytest
 from windlass_contract.failures import Gate, Reason
 from windlass_contract.report import VersionState
 from windlass_server.errors import Code, ServingError
+from windlass_server.hosting.preparation import Preparation
 from windlass_server.hosting.resident import Resident, ResidentSettings
 from windlass_testing import models
 from windlass_testing.waiting import DEADLINE_SECONDS as DEADLINE
@@ -77,6 +79,30 @@ def test_a_crash_while_serving_is_restarted_and_others_do_not_notice(
         await loading
         assert answered > 0
         assert (steady.worker_pid, steady.restarts) == (before, 0)
+
+    run(main())
+
+
+def test_a_restart_that_breaks_for_whatever_reason_is_tried_again(
+    run: Run, make_resident: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models.crashing_on_request(tmp_path, "m", 1)
+    resident = make_resident("m", settings=ResidentSettings(threads=2, restart_backoff=(0.05, 0.1)))
+    attempt, faults = Preparation.run, [OSError(errno.ESTALE, "Stale file handle")]
+
+    async def breaks_once(self: Preparation, *, tested_before: bool = False) -> Any:
+        if faults:
+            raise faults.pop()
+        return await attempt(self, tested_before=tested_before)
+
+    async def main() -> None:
+        await resident.prepare()
+        monkeypatch.setattr(Preparation, "run", breaks_once)
+        with pytest.raises(ServingError):
+            await ask(resident, 2000)
+        await until(lambda: not faults and resident.state is VersionState.PREPARED)
+        assert resident.restarts == 2
+        assert await ask(resident, 7) == [7]
 
     run(main())
 

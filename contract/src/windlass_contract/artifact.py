@@ -20,6 +20,7 @@ from .failures import Failure, Gate, Reason
 from .manifest import MANIFEST_NAME, MAX_FILES, MAX_MANIFEST_BYTES, FileEntry, Manifest
 
 _CHUNK = 1024 * 1024
+_MAX_MESSAGE = 2000
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -27,8 +28,12 @@ class ArtifactError(Exception):
     """The folder doesn't hold the version it should; `failure` says why."""
 
     def __init__(self, reason: Reason, message: str, file: str | None = None) -> None:
+        # Names on disk are bytes: what is no text is shown escaped, since a report has to be writable.
+        message = _printable(message)[:_MAX_MESSAGE]
         super().__init__(message)
-        self.failure = Failure(gate=Gate.DIGEST, reason=reason, message=message, file=file)
+        self.failure = Failure(
+            gate=Gate.DIGEST, reason=reason, message=message, file=None if file is None else _printable(file)
+        )
 
 
 @dataclass(frozen=True)
@@ -43,12 +48,16 @@ class Artifact:
 def read_manifest(folder: Path) -> Artifact:
     """Reads the manifest of a version's folder, and nothing else of it. Raises `ArtifactError`."""
     path = folder / MANIFEST_NAME
-    if not folder.is_dir():
+    try:
+        there = folder.is_dir()
+    except OSError as error:
+        raise ArtifactError(Reason.FILE_UNREADABLE, f"{folder} can't be read: {error.strerror}") from error
+    if not there:
         raise ArtifactError(Reason.NOT_FOUND, f"there is no folder {folder}; copy the version there")
     try:
         with _open_regular(path, MANIFEST_NAME) as descriptor:
-            data = os.read(descriptor.fileno, MAX_MANIFEST_BYTES + 1)
-            while len(data) <= MAX_MANIFEST_BYTES and (more := os.read(descriptor.fileno, _CHUNK)):
+            data = descriptor.read(MAX_MANIFEST_BYTES + 1)
+            while len(data) <= MAX_MANIFEST_BYTES and (more := descriptor.read(_CHUNK)):
                 data += more
     except ArtifactError as error:
         if error.failure.reason is Reason.FILE_MISSING:
@@ -156,7 +165,7 @@ def hash_file(
         sha256 = hashlib.sha256()
         read = 0
         while limit is None or read <= limit:
-            chunk = os.read(descriptor.fileno, _CHUNK)
+            chunk = descriptor.read(_CHUNK)
             if not chunk:
                 break
             read += len(chunk)
@@ -196,8 +205,17 @@ def walk(folder: Path) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _Descriptor:
+    path: Path
+    name: str
     fileno: int
     size: int
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes; none at the end. Raises `ArtifactError`: a disk or a mount may fail at any time."""
+        try:
+            return os.read(self.fileno, size)
+        except OSError as error:
+            raise _unreadable(self.path, self.name, error) from error
 
     def __enter__(self) -> _Descriptor:
         return self
@@ -215,12 +233,20 @@ def _open_regular(path: Path, name: str) -> _Descriptor:
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.ENXIO}:
             raise _irregular(path.parent, path.name) from error
-        raise ArtifactError(Reason.FILE_UNREADABLE, f"{path} can't be read: {error.strerror}", name) from error
+        raise _unreadable(path, name, error) from error
     status = os.fstat(fileno)
     if not stat.S_ISREG(status.st_mode):
         os.close(fileno)
         raise _irregular(path.parent, path.name)
-    return _Descriptor(fileno, status.st_size)
+    return _Descriptor(path, name, fileno, status.st_size)
+
+
+def _unreadable(path: Path, name: str, error: OSError) -> ArtifactError:
+    return ArtifactError(Reason.FILE_UNREADABLE, f"{path} can't be read: {error.strerror}", name)
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _irregular(folder: Path, name: str) -> ArtifactError:

@@ -258,6 +258,11 @@ class Resident:
                 except PreparationError as error:
                     # It could answer with the same bytes: no verdict, whatever it is now.
                     self._lost(error.failure)
+                except Exception as error:  # noqa: BLE001 - as the comment says
+                    # A fault of this program, not of the version: a keeper that ended by it would never start another.
+                    _log.exception("starting %s anew broke", self._name)
+                    message = f"this replica couldn't start it anew: {type(error).__name__}: {error}"
+                    self._lost(Failure(gate=Gate.LOAD, reason=Reason.RUNTIME_UNAVAILABLE, message=message[:2000]))
             self._prepared(worker)
 
     def _lost(self, failure: Failure) -> None:
