@@ -7,7 +7,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := .tools/bin/uv
 export UV_PYTHON_DOWNLOADS := never
-export PYTHONSAFEPATH := 1
 PARTS := contract app operator cli tests/support
 LOCKED := $(addsuffix /pyproject.toml,. $(PARTS))
 

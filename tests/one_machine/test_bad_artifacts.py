@@ -25,6 +25,8 @@ from windlass_testing.models import (
 )
 from windlass_testing.one_machine import wait_until
 
+pytestmark = pytest.mark.evidence
+
 STALLED = "Stalled"
 QUARANTINED = "Quarantined"
 
@@ -227,7 +229,7 @@ def _refused(rig: Any, digest: str, phase: str, reason: str, named: tuple[str, .
         "bad-artifacts",
         f"one replica, {reason}: asked by default, number, label, path and header in every phase",
         f"0 of {asker.asked} answers from it, 0 of {len(load.answers)} requests lost",
-        "make test",
+        "make evidence",
     )
 
 

@@ -10,6 +10,8 @@ import pytest
 from windlass_testing.evidence import measured
 from windlass_testing.load import Load
 
+pytestmark = pytest.mark.evidence
+
 SWAPS = 20
 
 
@@ -20,7 +22,6 @@ def right(body: Any, version: str) -> str:
     return "" if found == expected else f"version {version} answered {found} instead of {expected}"
 
 
-@pytest.mark.evidence
 @pytest.mark.timeout(600)
 def test_twenty_swaps_between_tensorflow_models_lose_nothing_and_never_step_back(rig: Any) -> None:
     first = rig.machine.status(rig.name(1))["digest"]
@@ -39,7 +40,7 @@ def test_twenty_swaps_between_tensorflow_models_lose_nothing_and_never_step_back
         "nothing-lost",
         f"{SWAPS} swaps between TensorFlow models in one replica under constant load",
         f"{len(load.lost)} of {len(load.answers)} requests lost, {len(load.steps_back())} steps back",
-        "make test",
+        "make evidence",
     )
 
 
@@ -67,5 +68,5 @@ def test_undo_brings_the_resident_previous_version_back_within_a_second(rig: Any
         "rollback",
         "one replica: from the decision's file being written to the previous version answering",
         f"{max(back - decided, 0) * 1000:.0f} ms",
-        "make test",
+        "make evidence",
     )

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from windlass_testing.evidence import measured
+
 AT_ONCE = 10
 """Runs side by side: most of their time is waiting."""
 MANY = 10_000
@@ -88,6 +90,7 @@ def _quiet(run: Run) -> bool:
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.evidence
 def test_a_driver_killed_at_any_write_changes_nothing_about_the_end(
     tmp_path: Path, new_stage: Callable[[Path], Any], nursery: Any
 ) -> None:
@@ -119,3 +122,11 @@ def test_a_driver_killed_at_any_write_changes_nothing_about_the_end(
         ]
         for run in runs:
             run.result()
+    ways = "before, in and after each" if SOAK else "before, in or after each in turn"
+    measured(
+        "operator-killed",
+        f"directory driver killed with SIGKILL {ways} of its {len(writes)} writes in two commits, a rejection, an undo, "
+        "a rename and a deletion",
+        f"{len(runs)} of {len(runs)} runs ended as the undisturbed one",
+        "make soak" if SOAK else "make evidence",
+    )
