@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+import pytest
 from engine_builders import MODEL, decision, digest, model_version
 from engine_promises import (
     check_commit,
@@ -428,4 +429,4 @@ settings.register_profile(
 Rollouts.TestCase.settings = settings.get_profile(
     "soak-engine" if os.environ.get("HYPOTHESIS_PROFILE") == "soak" else "default-engine"
 )
-TestRollouts = Rollouts.TestCase
+TestRollouts = pytest.mark.timeout(900)(Rollouts.TestCase)  # 15 s of one processor; shared ones take longer
