@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from windlass_contract.artifact import read_manifest
+from windlass_testing.evidence import measured
 from windlass_testing.load import Load
 from windlass_testing.models import affine
 from windlass_testing.one_machine import wait_until
@@ -94,6 +95,7 @@ def test_a_second_operator_takes_over_when_the_first_is_killed(fresh_rig: Any) -
         second.stop()
 
 
+@pytest.mark.evidence
 @pytest.mark.timeout(400)
 def test_with_two_replicas_one_is_killed_in_mid_rollout_and_comes_back_on_the_committed_version(fresh_rig: Any) -> None:
     rig = fresh_rig
@@ -109,6 +111,12 @@ def test_with_two_replicas_one_is_killed_in_mid_rollout_and_comes_back_on_the_co
         wait_until("the second replica is ready", second.ready, last_seen=second.process.tail)
     assert load.lost == []
     assert load.steps_back() == []
+    measured(
+        "sigkill",
+        "two replicas, one killed with SIGKILL in mid-rollout while the other takes constant load",
+        f"{len(load.lost)} of {len(load.answers)} requests lost on the other; the rollout ended, the killed one followed",
+        "make evidence",
+    )
     wait_until(
         "it answers with version 2", lambda: second.predict(rig.model, [[1.0]]).headers["X-Model-Version"] == "2"
     )

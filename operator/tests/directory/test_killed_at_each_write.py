@@ -125,8 +125,8 @@ def test_a_driver_killed_at_any_write_changes_nothing_about_the_end(
     ways = "before, in and after each" if SOAK else "before, in or after each in turn"
     measured(
         "operator-killed",
-        f"directory driver killed with SIGKILL {ways} of its {len(writes)} writes in two commits, a rejection, an undo, "
-        "a rename and a deletion",
+        f"directory driver killed with SIGKILL {ways} of its {len(writes)} writes in two commits, a rejection, "
+        "a rename, an undo and a deletion",
         f"{len(runs)} of {len(runs)} runs ended as the undisturbed one",
         "make soak" if SOAK else "make evidence",
     )
