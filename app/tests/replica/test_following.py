@@ -248,6 +248,31 @@ def test_an_operator_that_is_just_starting_is_waited_for(tmp_path):
     asyncio.run(scenario())
 
 
+def test_once_a_report_is_answered_the_plan_is_asked_for_however_long_the_operator_was_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(subscription_module, "BACKOFF_SECONDS", (600.0, 600.0))
+    away = True
+
+    async def handle_plan(request):
+        if away:
+            return web.json_response({"error": "away"}, status=503)
+        if request.query.get("epoch"):
+            await _hold(request)
+        return web.json_response({"plan": plan(1).to_dict()})
+
+    async def handle_report(_request):
+        return web.json_response({"error": "away"}, status=503) if away else web.json_response({"epoch": 1})
+
+    async def scenario():
+        nonlocal away
+        listener = Listener()
+        async with following(tmp_path, {"plan": handle_plan, "report": handle_report}, listener) as subscription:
+            await until(lambda: subscription.problem)
+            away = False
+            await until(lambda: listener.told == [1])
+
+    asyncio.run(scenario())
+
+
 def test_after_a_silence_it_connects_anew(tmp_path, monkeypatch):
     monkeypatch.setattr(subscription_module, "SILENCE_SECONDS", 0.3)
     connections = set()
@@ -378,3 +403,10 @@ def test_a_folder_of_models_that_cannot_be_read_is_named(tmp_path):
     assert look.complete == ()
     assert "can't be read" in next(iter(look.reasons.values()))
     assert os.fspath(tmp_path) in next(iter(look.reasons))
+
+
+def test_a_folder_whose_name_is_no_text_can_be_told_of(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9") / "1").mkdir(parents=True)
+    (reason,) = Folder(tmp_path).look().reasons.values()
+    assert "caf\\udce9" in reason
+    reason.encode()

@@ -6,6 +6,7 @@ Whatever goes wrong is named in `problem`, and tried again: an operator out of r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import random
@@ -101,6 +102,8 @@ class Subscription:
         self._subscriber = subscriber
         self._session: aiohttp.ClientSession | None = None
         self._news = asyncio.Event()
+        self._reached = asyncio.Event()
+        """A report was answered since the last poll failed."""
         self._last_answer = 0.0
         self.settled = asyncio.Event()
         """The first poll was answered, or failed otherwise than by an operator that is just starting."""
@@ -113,13 +116,12 @@ class Subscription:
 
     async def run(self) -> None:
         """Polls and reports; connects anew after a silence."""
-        attempt = 0
         while True:
             connector = aiohttp.TCPConnector(limit=4, ssl=self._tls if self._tls is not None else True)
             timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS, connect=3.0)
             async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
                 self._session = session
-                started = self._last_answer = _now()
+                self._last_answer = _now()
                 tasks = [asyncio.create_task(each) for each in (self._poll(), self._reports(), self._silence())]
                 try:
                     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -129,9 +131,9 @@ class Subscription:
                     for task in tasks:
                         task.cancel()
                     await asyncio.gather(*tasks, return_exceptions=True)
-            attempt = 0 if self._last_answer > started else attempt + 1
             log.info("no answer from the operator; connecting anew", seconds=SILENCE_SECONDS, reason=self.problem)
-            await _backoff(attempt)
+            # Short, however long it lasts already: an operator that comes back gathers for two reports only.
+            await asyncio.sleep(_backoff(1))
 
     async def samples(self, digest: str) -> AcceptanceSamples:
         """Acceptance samples by digest, checked against it. Raises `SamplesUnavailable`."""
@@ -156,7 +158,10 @@ class Subscription:
                 if error.status != _STARTING:
                     self.settled.set()
                 attempt += 1
-                await _backoff(attempt)
+                self._reached.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_backoff(attempt)):
+                        await self._reached.wait()
                 continue
             attempt = 0
             self._heard()
@@ -184,6 +189,7 @@ class Subscription:
         data = await self._request("POST", REPORT_PATH, MAX_ANSWER_BYTES, body=body)
         answer = _parse(ReportAnswer, data, f"the answer of {self.url} to a report")
         self._heard()
+        self._reached.set()
         self._subscriber.acknowledged(answer)
         if answer.epoch is None:
             # There is no plan: nothing to wait for, although the poll is held for a while.
@@ -300,10 +306,10 @@ def _parse_samples(data: bytes, digest: str) -> AcceptanceSamples:
         raise SamplesUnavailable(str(error)) from error
 
 
-async def _backoff(attempt: int) -> None:
-    """Waits longer after each failure, and each replica differently."""
+def _backoff(attempt: int) -> float:
+    """Seconds to wait: longer after each failure, and each replica differently."""
     first, last = BACKOFF_SECONDS
-    await asyncio.sleep(min(first * 2.0 ** max(attempt - 1, 0), last) * random.uniform(0.5, 1.5))  # noqa: S311
+    return min(first * 2.0 ** max(attempt - 1, 0), last) * random.uniform(0.5, 1.5)  # noqa: S311
 
 
 def _now() -> float:

@@ -83,7 +83,9 @@ class Folder:
                 elif complete.setdefault((found.key.model, found.key.version), found) is not found:
                     reasons[str(folder)] = f"{folder}: another folder holds this version already; remove one"
         self._seen = seen
-        return Look(tuple(complete.values()), reasons)
+        # Names on disk are bytes; what is no text is shown escaped, or nobody could be told of it.
+        told = {_printable(name): _printable(reason) for name, reason in reasons.items()}
+        return Look(tuple(complete.values()), told)
 
     def _read(self, folder: Path, seen: dict[Path, tuple[tuple[int, int, int], Found | str]]) -> Found | str:
         path = folder / MANIFEST_NAME
@@ -197,6 +199,10 @@ class Unmanaged:
             if self._reasons.get(folder) != reason:
                 log.warning("not served", folder=folder, reason=reason)
         self._reasons = reasons
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_version(folder: Path) -> bool:
