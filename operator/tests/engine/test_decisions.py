@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from engine_builders import MODEL, Cluster, content, decision, digest, failure, model_version
 
 from windlass_contract.failures import Reason
@@ -171,6 +172,22 @@ def test_pause_stops_a_rollout_and_resume_lets_it_go_on():
     cluster.decisions.append(decision("resume", 2))
     cluster.settle()
     assert cluster.committed == 2
+
+
+@pytest.mark.parametrize("first", ["decisions", "version"])
+def test_a_pause_that_was_taken_back_pauses_nothing_whether_version_or_decisions_came_first(first):
+    cluster = Cluster("a").serves(model_version(1))
+    decided, wanted = [decision("pause", 2), decision("resume", 2)], model_version(2)
+    if first == "decisions":
+        cluster.decisions += decided
+        cluster.settle()
+        cluster.model_versions.append(wanted)
+    else:
+        cluster.model_versions.append(wanted)
+        cluster.decisions += decided
+    cluster.settle()
+    assert cluster.committed == 2
+    assert len(cluster.model.decisions) == 2
 
 
 def test_a_decision_about_another_digest_waits_and_says_what_for():

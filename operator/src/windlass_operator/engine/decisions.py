@@ -30,9 +30,10 @@ def take_decisions(draft: Draft, decisions: Iterable[DecisionSpec], fleet: Fleet
 def waits_for(record: ModelRecord, decision: DecisionSpec) -> str:
     """Why a decision can't be taken now, for people; empty: it can.
 
-    One that has become pointless is taken, to no effect: it must not act on a later rollout.
+    One that has become pointless is taken, to no effect: it must not act on a later rollout. A resume waits as
+    the pause before it does, or it would be over when the pause is taken.
     """
-    if decision.action in {Action.UNDO, Action.CLEAR, Action.RESUME} or _is(record.committed, decision):
+    if decision.action in {Action.UNDO, Action.CLEAR} or _is(record.committed, decision):
         return ""
     rollout = record.rollout
     if rollout is None or not _is(rollout.candidate, decision):
