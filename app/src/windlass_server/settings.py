@@ -26,6 +26,10 @@ Bytes = Annotated[int, Field(ge=1, le=2**40)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
+def _replica_name(port: int) -> str:
+    return socket.gethostname() if port == SERVER_PORT else f"{socket.gethostname()}-{port}"
+
+
 class Settings(BaseSettings):
     """Descriptions give the unit; `--help` adds variable and default."""
 
@@ -43,8 +47,10 @@ class Settings(BaseSettings):
         "--operator and --plan-file",
     )
     replica: Annotated[str, Field(min_length=1, max_length=253)] = Field(
-        default_factory=socket.gethostname,
-        description="name of this replica, the same after a restart (default: the host's name)",
+        # Two replicas of one name count as one, so that neighbours on one machine must not share the host's.
+        default_factory=lambda data: _replica_name(data.get("port", SERVER_PORT)),
+        description="name of this replica, the same after a restart and no other replica's (default: the host's "
+        f"name, with -PORT behind it where --port isn't {SERVER_PORT})",
     )
 
     # What it follows. None of it: like TensorFlow Serving, the highest complete version of each model serves.

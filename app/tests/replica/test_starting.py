@@ -77,6 +77,15 @@ def test_state_has_a_place_of_its_own_per_replica(monkeypatch):
     assert command_line.parse([]).state_folder == Path("/home/x/.local/state/windlass-server/default/8000")
 
 
+def test_replicas_of_one_machine_are_told_apart_by_their_ports(monkeypatch):
+    monkeypatch.delenv("WINDLASS_REPLICA", raising=False)
+    monkeypatch.delenv("WINDLASS_PORT", raising=False)
+    host = socket.gethostname()
+    assert command_line.parse([]).replica == host
+    assert command_line.parse(["--port", "8100"]).replica == f"{host}-8100"
+    assert command_line.parse(["--port", "8100", "--replica", "one"]).replica == "one"
+
+
 def test_a_missing_folder_of_models_is_named(tmp_path):
     ended = run("--models", str(tmp_path / "none"), "--port", "0", "--metrics-port", "0")
     assert ended.returncode == 1
