@@ -129,20 +129,21 @@ class Demo:
 
     def invite(self) -> None:
         """Leaves it running until Ctrl-C, and says what to try."""
-        url, directory = self.replica.url, self.machine.directory
-        body = self.folder / "request.json"
+        url, cli = self.replica.url, _short(BIN / "windlass")
+        directory, body = _short(self.machine.directory), _short(self.folder / "request.json")
+        self.console.rule("It is running; try these in another terminal. Ctrl-C ends it.")
+        # Without a frame, and as long as they are: a command has to be whole to be copied.
         self.console.print(
-            Panel(
-                f"curl {url}/v1/models/{MODEL}\n"
-                f"curl -d @{body} {url}/v1/models/{MODEL}:predict\n"
-                f"curl {url}/health\n"
-                f"{url}/docs  in a browser\n"
-                f"{BIN}/windlass watch --directory {directory}\n"
-                f"{BIN}/windlass describe digits-3 --directory {directory}\n"
-                f"{BIN}/windlass undo digits-2 --directory {directory}   (back to v1, at once)",
-                title="It is running; try these in another terminal. Ctrl-C ends it.",
-            ),
+            f"curl {url}/v1/models/{MODEL}\n"
+            f"curl -d @{body} {url}/v1/models/{MODEL}:predict\n"
+            f"curl {url}/health\n"
+            f"{cli} watch --directory {directory}\n"
+            f"{cli} describe digits-3 --directory {directory}\n"
+            f"{cli} undo digits-2 --directory {directory}\n"
+            f"{url}/docs  in a browser; undo goes back to v1",
             soft_wrap=True,
+            markup=False,
+            highlight=False,
         )
         try:
             signal.pause()
@@ -257,7 +258,7 @@ def main() -> int:
         if arguments.keep:
             demo.invite()
     except (DemoError, TimeoutError) as error:
-        console.print(f"[bold red]The demo failed:[/] {error}")
+        console.print(f"[bold red]The demo failed:[/] {escape(str(error))}")
         return 1
     except KeyboardInterrupt:
         console.print("Stopped.")
@@ -265,6 +266,11 @@ def main() -> int:
     finally:
         demo.machine.stop()
     return 0
+
+
+def _short(path: Path) -> Path:
+    """As one types it here: relative, where it lies below the current folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _exit_on_term(*_: Any) -> None:
