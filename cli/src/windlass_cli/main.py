@@ -41,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
     help="Pack TensorFlow models into versions, roll them out, and watch.",
-    epilog="Exit codes: 0 done, 1 not found or failed, 2 used wrongly.",
+    epilog="Exit codes: 0 done, 1 not found or failed, 2 used wrongly, 130 interrupted.",
 )
 
 

@@ -201,6 +201,20 @@ def test_a_file_that_cant_be_read_is_shown_with_its_problem(rolling: Directory) 
     assert "is not YAML" in rolling.shown()
 
 
+@pytest.mark.parametrize("text", ["", "just text\n", "kind: ModelVersion\nmetadata: {name: Not_A_Name}\n"])
+def test_what_only_the_operator_takes_for_a_modelversion_is_shown_once_with_its_words(
+    rolling: Directory, text: str
+) -> None:
+    (rolling.folder / "typo.yaml").write_text(text)
+    status = {"phase": "Stalled", "message": "typo.yaml: it holds no YAML mapping"}
+    (rolling.state / "status" / "typo.yaml").write_text(yaml.safe_dump({"status": status}))
+    result = rolling.run("get")
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:]].count("typo") == 1
+    assert "Not_A_Name  " not in result.stdout
+    assert "typo.yaml: " in result.output
+    assert "its file is gone" not in result.output
+
+
 def test_names_that_arent_there_end_with_exit_code_1_and_say_which_are(rolling: Directory) -> None:
     for command in ("get", "describe", "watch", "undo"):
         result = rolling.run(command, "dogs-1")
@@ -444,3 +458,8 @@ def test_every_command_has_help() -> None:
         result = CliRunner().invoke(app, [command, "--help"])
         assert result.exit_code == 0
         assert len(result.output) > 200
+        assert "list[" not in result.output
+
+
+def test_help_of_adopt_says_how_a_tree_is_laid_out() -> None:
+    assert "MODEL/VERSION/" in CliRunner().invoke(app, ["adopt", "--help"]).output

@@ -237,10 +237,12 @@ def pack(
 def adopt(
     tree: Annotated[
         Path,
-        typer.Argument(metavar="TREE", help="Folder of models: <model>/<version>/; or one model's: <version>/."),
+        typer.Argument(metavar="TREE", help="Folder of models: MODEL/VERSION/; or one model's: VERSION/."),
     ],
     model: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this model; may be repeated.")] = None,
-    version: Annotated[list[int] | None, typer.Option(help="Only this version; may be repeated.")] = None,
+    version: Annotated[
+        list[int] | None, typer.Option(metavar="NUMBER", help="Only this version; may be repeated.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     image: Image = None,
     image_input: ImageName = None,

@@ -6,13 +6,16 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from windlass_cli.errors import UserError
 from windlass_cli.packing.folder import write_file
 from windlass_contract.decision import DECISION_SUFFIX, Decision
 from windlass_contract.document import DocumentError, load_yaml
+from windlass_contract.identifiers import ObjectName
 from windlass_contract.model_version import ModelVersion, ModelVersionStatus
 from windlass_contract.record import ServerState
 from windlass_contract.report import ServingReport
@@ -24,6 +27,16 @@ MAX_DOCUMENT_BYTES = 1024 * 1024
 MAX_STATE_BYTES = 64 * 1024 * 1024
 EVENTS_READ = 256 * 1024
 """Bytes of the end of the events' file that are looked at."""
+
+_NAME: TypeAdapter[str] = TypeAdapter(ObjectName)
+
+
+def _can_be_a_name(value: object) -> TypeGuard[str]:
+    try:
+        _NAME.validate_python(value)
+    except ValidationError:
+        return False
+    return True
 
 
 class DirectorySource:
@@ -79,9 +92,11 @@ class DirectorySource:
 
     def _versions(self) -> Iterator[SeenVersion]:
         seen = set()
+        files = {}
         for path in sorted(self._directory.iterdir()):
             if path.suffix not in {".yaml", ".yml"} or path.name.startswith(".") or path.name.endswith(DECISION_SUFFIX):
                 continue
+            files[path.stem] = path.name
             version = self._version(path)
             if version is not None:
                 seen.add(version.name)
@@ -89,7 +104,11 @@ class DirectorySource:
         # Where two files have one name the operator speaks of it once; so do files that are gone but not forgotten.
         for path in sorted((self._state / "status").glob("*.yaml")):
             if path.stem not in seen and not path.name.startswith("."):
-                yield SeenVersion(path.stem, None, self._status(path.stem), problem="its file is gone")
+                # The operator names what it couldn't read by its file, which may be no ModelVersion for us.
+                file = files.get(path.stem)
+                status = self._status(path.stem)
+                problem = "its file is gone" if file is None else status.message if status else ""
+                yield SeenVersion(path.stem, None, status, file or "", problem)
 
     def _version(self, path: Path) -> SeenVersion | None:
         """None: it is no ModelVersion."""
@@ -104,7 +123,8 @@ class DirectorySource:
         except DocumentError as error:
             metadata = value.get("metadata")
             name = metadata.get("name") if isinstance(metadata, dict) else None
-            name = name if isinstance(name, str) else path.stem
+            # What can't be a name the operator calls by the file's.
+            name = name if _can_be_a_name(name) else path.stem
             return SeenVersion(name, None, self._status(name), path.name, str(error))
         return SeenVersion(document.metadata.name, document, self._status(document.metadata.name), path.name)
 
