@@ -82,6 +82,19 @@ def test_another_plan_of_the_same_epoch_is_healed_by_a_higher_one():
     assert outcome.plan.models[MODEL].committed == 1
 
 
+def test_a_replica_that_was_offered_another_plan_of_its_epoch_is_healed_by_one_higher_epoch():
+    cluster = Cluster("a").serves(model_version(1))
+    seen = cluster.report("a")
+    told = replace(seen, report=seen.report.model_copy(update={"plan_conflict": True}))
+    healed = reconcile(replace(cluster.observe(1.0), reports=(told,)))
+    assert healed.write
+    assert healed.plan.epoch == cluster.plan.epoch + 1
+    assert healed.plan.models == cluster.plan.models
+    # Until it has taken that one it says the same: once is enough.
+    again = reconcile(replace(cluster.observe(1.0), record=healed.record, plan=healed.plan, reports=(told,)))
+    assert again.plan == healed.plan
+
+
 def test_a_plan_of_another_server_in_a_report_is_ignored():
     cluster = Cluster("a").serves(model_version(1))
     foreign = ServingPlan.build("dogs", 99, {})

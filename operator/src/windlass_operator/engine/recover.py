@@ -23,7 +23,7 @@ class Base:
     highest_epoch: int
     """In the object or in any report."""
     conflict: bool
-    """Some instance follows another plan of the same epoch: only a higher epoch heals that."""
+    """Some instance follows, or was offered, another plan of the same epoch: only a higher epoch heals that."""
     rebuilt: str
     """Why the record was rebuilt, for people; empty: it was not."""
 
@@ -53,6 +53,10 @@ def base_of(observation: Observation, fleet: Fleet) -> Base:
     conflict = plan is not None and any(
         each.epoch == highest and each.digest != plan.digest
         for each in (*reported, *([observation.plan] if observation.plan is not None else []))
+    )
+    # Or it follows this one, and was offered another by somebody else, as by an edited copy of the durable plan.
+    conflict = conflict or any(
+        report.plan_conflict and report.plan is not None and report.plan.epoch == highest for report in fleet.subscribed
     )
     return Base(models, plan, highest, conflict, why)
 
