@@ -220,6 +220,13 @@ def test_a_status_is_written_only_when_it_changed_even_over_a_restart(tmp_path: 
     assert (tmp_path / "a.yaml").stat().st_ino == inode
 
 
+def test_a_status_that_can_not_be_written_keeps_no_other_from_being_written(tmp_path: Path) -> None:
+    statuses = {name: ModelVersionStatus(phase="Serving") for name in ("a" * 253, "b" * 250, "cats-1")}
+    with pytest.raises(OSError, match="too long"):
+        StatusFiles(tmp_path).update(statuses)
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["b" * 250, "cats-1"]
+
+
 def test_the_transition_time_changes_with_the_status_alone(tmp_path: Path) -> None:
     now = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
     later = now + timedelta(minutes=5)

@@ -43,7 +43,8 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
 def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replaces a file: temporary file, fsync, rename, fsync of the folder. Raises `OSError`."""
     # A name of its own: two writers that don't know of each other must not rename each other's halves.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{_TEMPORARY_SUFFIX}")
+    # Not longer than the file's own, which may have as many bytes as a name can have.
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}{_TEMPORARY_SUFFIX}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         view = memoryview(data)
@@ -55,7 +56,11 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
         temporary.unlink(missing_ok=True)
         raise
     os.close(descriptor)
-    temporary.rename(path)
+    try:
+        temporary.rename(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

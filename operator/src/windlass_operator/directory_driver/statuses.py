@@ -67,20 +67,29 @@ class StatusFiles:
         return problems
 
     def update(self, statuses: Mapping[str, ModelVersionStatus], now: datetime | None = None) -> list[str]:
-        """Makes the files say this and nothing else; returns the names of those that changed. Raises `OSError`."""
+        """Makes the files say this and nothing else; returns the names of those that changed. Raises `OSError` once all
+        others are written: one that can't be must not keep the rest out of date.
+        """
         at = now or datetime.now(UTC)
         changed = []
+        problem: OSError | None = None
         for name, status in sorted(statuses.items()):
             before = self._written.get(name)
             dated = with_transition_times(status, before.conditions if before else (), at)
             if before is None or dated != before:
-                write_atomically(self._folder / f"{name}.yaml", render(name, dated))
+                try:
+                    write_atomically(self._folder / f"{name}.yaml", render(name, dated))
+                except OSError as error:
+                    problem = problem or error
+                    continue
                 self._written[name] = dated
                 changed.append(name)
         for name in sorted(self._written.keys() - statuses.keys()):
             remove(self._folder / f"{name}.yaml")
             del self._written[name]
             changed.append(name)
+        if problem is not None:
+            raise problem
         return changed
 
 
