@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from windlass_contract.decision import Action
-from windlass_contract.model_version import ModelVersionSpec
+from windlass_contract.model_version import ModelVersionSpec, State
 from windlass_contract.record import ModelRecord, Phase, VersionRef
 
 from .errors import UserError
@@ -32,7 +32,7 @@ def intend(action: Action, seen: SeenVersion, snapshot: Snapshot) -> Intent:
     if record is None:
         raise UserError(f"{seen.name}: no operator has started anything for model {spec.model} on {spec.server} yet")
     if action is Action.UNDO:
-        return _undo(seen, spec, record)
+        return _undo(seen, spec, record, snapshot)
     if action is Action.CLEAR:
         return _clear(seen, spec, record)
     return _steer(action, seen, spec, record)
@@ -59,7 +59,7 @@ def _steer(action: Action, seen: SeenVersion, spec: ModelVersionSpec, record: Mo
     return Intent(action, digest, step, f"the rollout of version {spec.version} goes on: {then}")
 
 
-def _undo(seen: SeenVersion, spec: ModelVersionSpec, record: ModelRecord) -> Intent:
+def _undo(seen: SeenVersion, spec: ModelVersionSpec, record: ModelRecord, snapshot: Snapshot) -> Intent:
     rollout = record.rollout
     if rollout is not None and _names(rollout.candidate, spec):
         stays = f"version {record.committed.version} goes on serving" if record.committed else "nothing serves"
@@ -72,6 +72,15 @@ def _undo(seen: SeenVersion, spec: ModelVersionSpec, record: ModelRecord) -> Int
         )
     if record.committed is not None and _names(record.committed, spec):
         if record.previous is None:
+            before = _before(spec, record, snapshot)
+            if before is not None:
+                return Intent(
+                    Action.UNDO,
+                    record.committed.digest,
+                    None,
+                    f"version {before} is loaded and proven anew, and serves then; until then version {spec.version} "
+                    f"does; its digest is held until `windlass clear {seen.name}`",
+                )
             raise UserError(
                 f"{seen.name}: there is no way back from version {spec.version}"
                 f"{f' ({seen.status.way_back})' if seen.status and seen.status.way_back else ''}; "
@@ -87,6 +96,23 @@ def _undo(seen: SeenVersion, spec: ModelVersionSpec, record: ModelRecord) -> Int
     raise UserError(
         f"{seen.name} neither serves nor is rolled out (it is {seen.phase}): there is nothing to undo"
         + (f"; version {record.committed.version} serves" if record.committed else "")
+    )
+
+
+def _before(spec: ModelVersionSpec, record: ModelRecord, snapshot: Snapshot) -> int | None:
+    """The version to go back to where none is resident: the highest one below that is wanted and not blocked."""
+    blocked = {each.digest for each in (*record.quarantine, *record.holds)}
+    others = (each.document.spec for each in snapshot.versions if each.document is not None)
+    return max(
+        (
+            other.version
+            for other in others
+            if (other.server, other.model) == (spec.server, spec.model)
+            and other.version < spec.version
+            and other.state is State.ACTIVE
+            and other.artifact.digest not in blocked
+        ),
+        default=None,
     )
 
 

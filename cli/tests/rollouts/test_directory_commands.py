@@ -406,6 +406,22 @@ def test_undo_of_what_serves_names_the_version_that_comes_back(rolling: Director
     assert "version 1 serves again at once" in rolling.run("undo", "cats-2").stdout
 
 
+def test_undo_without_a_resident_version_goes_back_to_one_that_is_loaded_anew(rolling: Directory) -> None:
+    rolling.record(ModelRecord(committed=ref(2)))
+    assert "version 1 is loaded and proven anew" in " ".join(rolling.run("undo", "cats-2").stdout.split())
+    assert [(each.spec.action, each.spec.digest) for each in written(rolling)] == [("undo", digest(2))]
+
+
+def test_undo_goes_back_to_no_version_that_is_blocked_or_retired(rolling: Directory) -> None:
+    blocked = Blocked(version=1, digest=digest(1), reason="Undone", message="ada took version 1 back")
+    rolling.record(ModelRecord(committed=ref(2), holds=[blocked]))
+    assert rolling.run("undo", "cats-2").exit_code == 1
+    rolling.record(ModelRecord(committed=ref(2)))
+    rolling.version(1, state="Retired")
+    assert rolling.run("undo", "cats-2").exit_code == 1
+    assert written(rolling) == []
+
+
 def test_clear_names_the_digest_that_is_blocked(rolling: Directory) -> None:
     blocked = Blocked(version=2, digest=digest(2), reason="AcceptanceFailed", message="score 0.12")
     rolling.record(ModelRecord(committed=ref(1), quarantine=[blocked]))
