@@ -12,10 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from windlass_contract.artifact import read_manifest
 from windlass_contract.failures import Gate, Reason
 from windlass_contract.manifest import DataType, Signature, TensorSpec
 from windlass_contract.report import VersionState
 from windlass_contract.samples import AcceptanceSamples
+from windlass_server.errors import Code, ServingError
+from windlass_server.hosting.launcher import Launcher
+from windlass_server.hosting.preparation import Preparation, PreparationError, VersionSpec
 from windlass_server.hosting.resident import Resident, ResidentSettings
 from windlass_testing import models
 from windlass_testing.waiting import DEADLINE_SECONDS as DEADLINE
@@ -39,6 +43,30 @@ def samples(*expected: tuple[float, float]) -> AcceptanceSamples:
     return AcceptanceSamples.model_validate(
         {"samples": [{"name": f"x={x:g}", "inputs": {"x": [x]}, "expect": {"values": [y]}} for x, y in expected]}
     )
+
+
+class NoMemory:
+    """A worker on a machine that has none left."""
+
+    async def call(self, *_: Any) -> Any:
+        raise ServingError(Code.RESOURCE_EXHAUSTED, "OOM when allocating tensor")
+
+    run = call
+
+
+@pytest.mark.parametrize("step", ["load", "run"])
+def test_too_little_memory_is_no_verdict_on_the_version(tmp_path: Path, step: str) -> None:
+    folder = models.half_plus_two(tmp_path)
+    spec = VersionSpec("half_plus_two", 1, None, folder)
+    preparation = Preparation(spec, Launcher(tmp_path), ResidentSettings(threads=1), lambda: None)
+    manifest = read_manifest(folder).manifest
+    preparation.found.signatures = dict(manifest.signatures)
+    preparation.found.state = VersionState.LOADING if step == "load" else VersionState.WARMING_UP
+    worker: Any = NoMemory()
+    with pytest.raises(PreparationError) as raised:
+        asyncio.run(preparation._load(worker, manifest) if step == "load" else preparation._warm_up(worker, manifest))
+    assert raised.value.failure.reason is Reason.WONT_FIT
+    assert not raised.value.failure.is_verdict
 
 
 def test_a_good_version_goes_through_all_states_and_answers(run: Run, make_resident: Make, tmp_path: Path) -> None:

@@ -200,6 +200,8 @@ class Preparation:
         try:
             head, _ = await worker.call({"op": "load"})
         except ServingError as error:
+            if error.code is Code.RESOURCE_EXHAUSTED:
+                raise self._no_memory(error) from None
             raise self._fail(Gate.LOAD, Reason.LOAD_FAILED, f"it can't be loaded: {error.message}") from None
         loaded = {name: Signature.parse(value, "the worker's answer") for name, value in head["signatures"].items()}
         self._pass(Gate.LOAD, f"{time.monotonic() - started:.2f} s")
@@ -327,8 +329,19 @@ class Preparation:
         self, worker: HostedWorker, signature: str, inputs: dict[str, Tensor], outputs: list[str] | None = None
     ) -> dict[str, Tensor]:
         wanted = outputs or list(self.found.signatures[signature].outputs)
-        # The load's own deadline bounds it from here.
-        return await worker.run(signature, inputs, wanted, time.monotonic() + self._settings.load_deadline)
+        try:
+            # The load's own deadline bounds it from here.
+            return await worker.run(signature, inputs, wanted, time.monotonic() + self._settings.load_deadline)
+        except ServingError as error:
+            if error.code is Code.RESOURCE_EXHAUSTED:
+                raise self._no_memory(error) from None
+            raise
+
+    def _no_memory(self, error: ServingError) -> PreparationError:
+        """Says something about this machine, and nothing about the version."""
+        return PreparationError(
+            self._gate(), Reason.WONT_FIT, f"there is not enough memory for it here: {error.message}; it is tried again"
+        )
 
 
 _WHILE = {

@@ -81,6 +81,8 @@ class Worker:
                 pieces = self._bounded(encode({**answer, "id": head["id"]}, results))
             except ServingError as error:
                 pieces = _refusal(head["id"], error.code, error.message)
+            except MemoryError:
+                pieces = _refusal(head["id"], Code.RESOURCE_EXHAUSTED, "not enough memory")
             except Exception as error:  # noqa: BLE001 - a model may raise anything; the client gets to know
                 traceback.print_exc()
                 pieces = _refusal(head["id"], Code.INTERNAL, f"{type(error).__name__}: {error}")

@@ -56,9 +56,12 @@ def start(threads: int) -> None:
 
 
 def load(folder: Path) -> TensorFlowRuntime:
-    """Loads the meta graph tagged `serve`. Raises what TensorFlow raises, and `ValueError` for a model without usable
-    signatures."""
-    return TensorFlowRuntime(folder)
+    """Loads the meta graph tagged `serve`. Raises what TensorFlow raises, `ServingError` when there is not enough
+    memory, and `ValueError` for a model without usable signatures."""
+    try:
+        return TensorFlowRuntime(folder)
+    except tf.errors.ResourceExhaustedError as error:
+        raise _refusal(error) from None
 
 
 class TensorFlowRuntime:
