@@ -69,6 +69,15 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(tree: Path) -> None:
     assert files(tree) == before
 
 
+def test_a_folder_whose_name_no_model_can_have_is_left_out(tree: Path) -> None:
+    (tree / "half").rename(tree / "a half")
+    before = files(tree)
+    result = run("adopt", tree)
+    assert result.exit_code == 0
+    assert "is left out: no model can have its folder's name: 'a half'" in " ".join(result.output.split())
+    assert files(tree) == before
+
+
 def test_the_folder_of_one_model_is_a_tree_too_and_documents_go_where_they_are_wanted(tree: Path) -> None:
     documents = tree.parent / "documents"
     documents.mkdir()

@@ -291,11 +291,16 @@ def adopt(
         if build.version_format(folder) is None:
             note(f"{folder} is left out: it holds neither {build.SAVED_MODEL_FILE} nor {build.TFLITE_FILE}")
             continue
+        try:
+            options.model_name(name)
+        except typer.BadParameter as error:
+            note(f"{folder} is left out: no model can have its folder's name: {error}")
+            continue
         if dry_run:
             out.print(f"would write {folder / MANIFEST_NAME} for model {name} version {number}", markup=False)
             continue
         with Progress(f"adopting {name} {number}") as progress:
-            packed = build.adopt(folder, options.model_name(name), number, description, progress)
+            packed = build.adopt(folder, name, number, description, progress)
         _tell(packed)
         text = documents.model_version_text(
             server=server or documents.server_name(name), model=name, version=number, digest=packed.digest
