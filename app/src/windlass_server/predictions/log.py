@@ -261,10 +261,12 @@ class PredictionLog:
             except OUTAGE as error:
                 late = True
                 self._lost_sight(error)
+                # If they are in the database after all, it ignores them the second time.
                 if in_memory:
-                    # The disk gets another chance. (If they are in the database after all, it ignores them.)
                     self._give_back(batch)
-                    batch, in_memory = [], False
+                elif batch:
+                    self._spool.give_back()
+                batch, in_memory = [], False
                 if closing:
                     return
                 self._closing.wait(delay)
