@@ -12,6 +12,8 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
+from windlass_server.stopping import settle
+
 BACKLOG = 2048
 
 
@@ -35,6 +37,14 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, which resets who is in the queue or just sending; so they come first."""
+        await settle(sockets or [], self._unheard)
+        await super().shutdown(sockets)
+
+    def _unheard(self) -> int:
+        return sum(1 for connection in self.server_state.connections if getattr(connection, "cycle", None) is None)
 
 
 class Listener:

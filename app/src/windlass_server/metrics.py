@@ -205,7 +205,10 @@ def _predictions(log: PredictionLog | None) -> Iterator[Metric]:
     counters = log.counters
     for name, text, value in (
         ("recorded", "Predictions taken by the log, lost ones included", counters.recorded),
+        ("sampled_out", "Predictions not taken, since the sample is a share", counters.sampled_out),
+        ("spooled", "Predictions that were safe on disk before they were stored", counters.spooled),
         ("stored", "Predictions stored in the database", counters.stored),
+        ("replayed", "Predictions stored late, after an outage or a restart; part of stored", counters.replayed),
         ("expired", "Predictions deleted from the database for its bounds of size and age", counters.expired),
     ):
         yield CounterMetricFamily(f"windlass_predictions_{name}", text, value=value)

@@ -306,6 +306,30 @@ def test_with_neither_disk_nor_database_the_newest_are_kept_and_the_rest_counted
     assert ids(tmp_path)[-100:] == [f"{number:03}" for number in range(400, 500)]
 
 
+@pytest.mark.parametrize("space_again", [True, False])
+def test_what_the_disk_did_not_take_is_written_when_it_can_be_and_else_counted_at_the_end(
+    tmp_path: Path, space_again: bool
+) -> None:
+    spool, place = tmp_path / "predictions-spool", tmp_path / "away"
+    with opened(tmp_path, url=f"sqlite:///{place / 'predictions.sqlite'}") as log:
+        shutil.rmtree(spool)
+        spool.write_text("in the way")
+        for number in range(700):
+            log.record(fresh(id=f"{number:03}"))
+        until(lambda: not log._queue and len(log._unspooled) == 700, "in memory")
+        if space_again:
+            spool.unlink()
+            log.record(fresh(id="one more"))
+            until(lambda: log.counters.spooled == 701, "on disk")
+    assert log.counters.lost["disk"] == (0 if space_again else 700)
+    if not space_again:
+        spool.unlink()
+    place.mkdir()
+    with opened(tmp_path, url=f"sqlite:///{place / 'predictions.sqlite'}") as log:
+        until(lambda: log.status() == "ok" and not log.spool_bytes, "stored")
+    assert len(ids(place)) == (701 if space_again else 0)
+
+
 def test_a_long_outage_costs_the_oldest_and_they_are_counted(tmp_path: Path) -> None:
     settings = dataclasses.replace(QUICK, max_bytes=1024 * 1024, max_queued=50_000)
     place = tmp_path / "away"

@@ -233,3 +233,18 @@ def test_a_second_holder_is_refused(tmp_path: Path) -> None:
         open_spool(tmp_path)
     spool.close()
     open_spool(tmp_path).close()
+
+
+def test_what_was_taken_and_given_back_is_handed_out_again_and_counted_when_its_segment_goes(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path, max_bytes=1000, segment_bytes=200)
+    spool.append(numbered(7))
+    assert spool.take(4) == numbered(7)[:4]
+    spool.give_back()
+    spool.give_back()
+    assert spool.take(4) == numbered(7)[:4]
+    for _ in range(6):
+        spool.append(numbered(7))
+    assert spool.dropped % 7 == 3, "the four in hand may still be stored"
+    spool.give_back()
+    assert spool.dropped % 7 == 0
+    assert spool.dropped + len(everything(spool)) == 49

@@ -164,6 +164,9 @@ class PredictionLog:
         self._news.set()
         for thread in self._threads:
             thread.join(max(0.0, self._deadline - time.monotonic()))
+        if self._unspooled:
+            self.counters.lost["disk"] += len(self._unspooled)
+            _log.error("%d predictions are lost: neither the disk nor the database took them", len(self._unspooled))
         if any(thread.is_alive() for thread in self._threads):
             _log.warning("%s; what isn't stored is kept in the spool for the next start", self.problem)
             return  # The spool is theirs until the process ends.
@@ -195,28 +198,40 @@ class PredictionLog:
         assert self._spool is not None
         with self._mutex:
             batch, self._queue = self._queue, deque()
-        if batch:
-            records = [encode(prediction) for prediction in batch]
+            # What the disk didn't take before; there may be space again.
+            records, self._unspooled = [*self._unspooled], deque()
+        left = len(records)
+        records += [encode(prediction) for prediction in batch]
+        if records:
+            written = 0
             try:
-                self._spool.append(records)
-                self.counters.spooled += len(records)
+                # In parts: a disk that is nearly full takes some.
+                for start in range(0, len(records), self._settings.batch_rows):
+                    part = records[start : start + self._settings.batch_rows]
+                    self._spool.append(part)
+                    written += len(part)
+                    self.counters.spooled += len(part)
             except OSError as error:
-                self._keep_in_memory(records, error)
+                self._keep_in_memory(records[written:], error, first=not left)
             self._news.set()
         self._spool.trim()
         self.counters.lost["spool"] = self._spool.dropped
         self.counters.lost["damaged"] = self._spool.damaged
 
-    def _keep_in_memory(self, records: Sequence[bytes], error: OSError) -> None:
-        if not self._unspooled:
+    def _keep_in_memory(self, records: Sequence[bytes], error: OSError, *, first: bool) -> None:
+        if first:
             _log.error(
                 "the prediction log's spool can't be written (%s); free some space in the state directory", error
             )
         with self._mutex:
             self._unspooled.extend(records)
-            excess = max(0, len(self._unspooled) - self._settings.max_queued)
-            for _ in range(excess):
-                self._unspooled.popleft()
+            self._bound_memory()
+
+    def _bound_memory(self) -> None:
+        """With the mutex held."""
+        excess = max(0, len(self._unspooled) - self._settings.max_queued)
+        for _ in range(excess):
+            self._unspooled.popleft()
         self.counters.lost["disk"] += excess
 
     # The database's thread.
@@ -227,15 +242,17 @@ class PredictionLog:
         delay = self._settings.retry_seconds
         late = self._spool.found_bytes > 0
         batch: list[bytes] = []
+        in_memory = False
         while not (closing := self._closing.is_set()) or time.monotonic() < self._deadline:
             all_spooled = self._all_spooled.is_set()  # Looked at first: nothing comes after it.
             self._attempt_since = time.monotonic()
             try:
                 self._database.prepare()
-                batch = batch or self._next_batch()
+                if not batch:
+                    batch, in_memory = self._next_batch()
                 if batch:
                     self._store(batch, late=late)
-                    batch, idle = [], False
+                    batch, in_memory, idle = [], False, False
                     self._spool.stored()
                 else:
                     late, idle = False, True
@@ -244,6 +261,12 @@ class PredictionLog:
             except OUTAGE as error:
                 late = True
                 self._lost_sight(error)
+                # If they are in the database after all, it ignores them the second time.
+                if in_memory:
+                    self._give_back(batch)
+                elif batch:
+                    self._spool.give_back()
+                batch, in_memory = [], False
                 if closing:
                     return
                 self._closing.wait(delay)
@@ -257,13 +280,18 @@ class PredictionLog:
                 self._news.wait(self._settings.ping_seconds)
                 self._news.clear()
 
-    def _next_batch(self) -> list[bytes]:
-        """What the disk didn't take comes first: it is the least safe."""
+    def _next_batch(self) -> tuple[list[bytes], bool]:
+        """What the disk didn't take comes first: it is the least safe; and whether it is such."""
         assert self._spool is not None
         with self._mutex:
             count = min(len(self._unspooled), self._settings.batch_rows)
             batch = [self._unspooled.popleft() for _ in range(count)]
-        return batch or self._spool.take(self._settings.batch_rows)
+        return (batch, True) if batch else (self._spool.take(self._settings.batch_rows), False)
+
+    def _give_back(self, batch: Sequence[bytes]) -> None:
+        with self._mutex:
+            self._unspooled.extendleft(reversed(batch))
+            self._bound_memory()
 
     def _store(self, batch: Sequence[bytes], *, late: bool) -> None:
         assert self._database is not None

@@ -63,6 +63,8 @@ class Spool:
         self._segment_bytes = min(segment_bytes, max_bytes // 4)
         self._clock = clock
         self._mutex = threading.Lock()
+        self._last_take: tuple[_Segment, int, int, int] | None = None
+        """Segment, where it began, how many records, and `damaged` before it."""
         self._active: int | None = None
         """Descriptor of the newest segment while it is appended to."""
         _make(folder)
@@ -115,10 +117,12 @@ class Spool:
         """The oldest records not handed out yet, at most `limit`; none: there are none. Raises `OSError`."""
         with self._mutex:
             for segment in list(self._segments):
-                records = []
+                records: list[bytes] = []
+                begin, damaged = segment.taken, self.damaged
                 for end, record in _records(segment):
                     segment.taken = end
                     records.append(record)
+                    self._last_take = segment, begin, len(records), damaged
                     if len(records) == limit:
                         return records
                 if segment.taken < segment.size:
@@ -134,9 +138,22 @@ class Spool:
                     return records
             return []
 
+    def give_back(self) -> None:
+        """What was taken last isn't stored: it is handed out again, and given up with its segment like the rest."""
+        with self._mutex:
+            if self._last_take is None:
+                return
+            segment, begin, count, damaged = self._last_take
+            self._last_take = None
+            if segment in self._segments:
+                segment.taken, self.damaged = begin, damaged
+            else:
+                self.dropped += count
+
     def stored(self) -> None:
         """All that was taken is where it belongs: it is forgotten here. Raises `OSError`."""
         with self._mutex:
+            self._last_take = None
             for segment in list(self._segments):
                 if segment.taken < segment.size:
                     return

@@ -32,6 +32,8 @@ class Answer:
     instance: str = ""
     error: str = ""
     body: Any = None
+    request_id: str = ""
+    """The answer's `X-Request-Id`."""
 
     @property
     def lost(self) -> bool:
@@ -119,6 +121,7 @@ class Load:
                     int(response.headers.get("X-Plan-Epoch", -1)),
                     response.headers.get("X-Instance", ""),
                     error,
+                    request_id=response.headers.get("X-Request-Id", ""),
                 )
         except (aiohttp.ClientError, TimeoutError) as error:
             return Answer(sender, due, sent, time.monotonic(), 0, error=repr(error))
