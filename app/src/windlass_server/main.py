@@ -15,6 +15,7 @@ import structlog
 import uvloop
 
 from windlass_server import command_line
+from windlass_server.api.access import ApiKeys, KeyFileError
 from windlass_server.hosting.launcher import Launcher, LauncherError
 from windlass_server.hosting.resident import Resident, ResidentSettings, VersionSpec
 from windlass_server.hosting.slot import HeldResident, Order
@@ -59,8 +60,9 @@ async def serve(settings: Settings) -> None:
         await launcher.start()
     except LauncherError as error:
         raise StartError(f"the launcher of workers can't be started: {error}") from error
+    keys = _read_keys(settings.api_key_file)
     storage = await asyncio.to_thread(_open_storage, settings)
-    replica = Replica(settings, storage, _resident_maker(settings, launcher))
+    replica = Replica(settings, storage, _resident_maker(settings, launcher), keys)
     log.info("starting", server=settings.server_name, replica=settings.replica, instance=replica.instance)
     running = asyncio.create_task(replica.run())
     stopping = asyncio.create_task(stop.wait())
@@ -137,6 +139,13 @@ def _check_certificates(path: Path | None) -> None:
             ssl.create_default_context(cafile=path)
         except OSError as error:
             raise StartError(f"--operator-ca-file {path} can't be used: {error.strerror or error}") from error
+
+
+def _read_keys(path: Path | None) -> ApiKeys | None:
+    try:
+        return ApiKeys(path) if path is not None else None
+    except KeyFileError as error:
+        raise StartError(f"{error} (--api-key-file, WINDLASS_API_KEY_FILE)") from error
 
 
 def _open_storage(settings: Settings) -> Storage:

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from windlass_contract.report import VersionState
 from windlass_contract.samples import AcceptanceSamples
+from windlass_server.api.access import ApiKeys
 from windlass_server.api.app import create_app
 from windlass_server.api.limits import Limits
 from windlass_server.following.follower import Follower
@@ -24,6 +25,7 @@ from windlass_server.hosting.host import Host, HostSettings, MakeResident
 from windlass_server.hosting.order import Key
 from windlass_server.metrics import Exposition, Traffic, metrics_app
 from windlass_server.predictions.log import PredictionLog
+from windlass_server.secret_files import follow
 from windlass_server.settings import Settings
 
 HEARTBEAT_SECONDS = 0.5
@@ -54,9 +56,12 @@ class Storage:
 class Replica:
     """Belongs to the running event loop. `app` and `metrics` are to be served, `run` is to run, `close` ends it."""
 
-    def __init__(self, settings: Settings, storage: Storage, make_resident: MakeResident) -> None:
+    def __init__(
+        self, settings: Settings, storage: Storage, make_resident: MakeResident, keys: ApiKeys | None = None
+    ) -> None:
         self.instance = str(uuid.uuid4())
         self._storage = storage
+        self._keys = keys
         self._draining = False
         self._beat = asyncio.get_running_loop().time()
         self.host = Host(
@@ -85,6 +90,8 @@ class Replica:
             predictions=storage.predictions,
             health=self.health,
             strict_tfs=settings.strict_tfs,
+            keys=keys,
+            cors_origins=settings.cors_origin,
         )
         traffic = Traffic(application, lambda: self._draining)
         self.app: ASGIApp = traffic
@@ -108,6 +115,8 @@ class Replica:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._heartbeat())
             tasks.create_task(self.following.run())
+            if self._keys is not None:
+                tasks.create_task(follow(self._keys.watched, self._keys.reload))
 
     async def close(self) -> None:
         """Unloads everything; what was admitted is answered before."""

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from windlass_contract.control import SERVER_METRICS_PORT, SERVER_PORT
 from windlass_contract.health import HEALTH
 from windlass_contract.identifiers import ServerName
+from windlass_server.api.cors import check_origin
 
 ENV_PREFIX = "WINDLASS_"
 UNMANAGED_SERVER = "default"
@@ -119,6 +120,16 @@ class Settings(BaseSettings):
         None, description="PEM file with the certificate chain that clients see; needs --tls-key-file"
     )
     tls_key_file: Path | None = Field(None, description="PEM file with the certificate's key")
+    api_key_file: Path | None = Field(
+        None,
+        description="file with the API keys of clients, one per line; read anew when it changes (default: everyone "
+        "may ask)",
+    )
+    cors_origin: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="origin of web pages that may ask from a browser, e.g. https://app.example.com; repeatable, in the "
+        "environment separated by commas; * for any (default: none)",
+    )
     log_format: Literal["json", "console"] = Field("json", description="one JSON object per line, or text for people")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 
@@ -128,6 +139,13 @@ class Settings(BaseSettings):
         if url is not None and not url.startswith(("http://", "https://")):
             raise ValueError("a URL is expected, as in http://operator:8010")
         return url
+
+    @field_validator("cors_origin", mode="before")
+    @classmethod
+    def _are_origins(cls, origins: object) -> object:
+        if isinstance(origins, str):
+            origins = [origin.strip() for origin in origins.split(",") if origin.strip()]
+        return tuple(check_origin(str(origin)) for origin in origins) if isinstance(origins, list | tuple) else origins
 
     @model_validator(mode="after")
     def _go_together(self) -> Settings:
