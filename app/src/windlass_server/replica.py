@@ -17,6 +17,7 @@ from windlass_contract.samples import AcceptanceSamples
 from windlass_server.api.access import ApiKeys
 from windlass_server.api.app import create_app
 from windlass_server.api.limits import Limits
+from windlass_server.connections import Connections
 from windlass_server.following.follower import Follower
 from windlass_server.following.subscription import Subscription
 from windlass_server.following.unmanaged import Unmanaged
@@ -57,7 +58,12 @@ class Replica:
     """Belongs to the running event loop. `app` and `metrics` are to be served, `run` is to run, `close` ends it."""
 
     def __init__(
-        self, settings: Settings, storage: Storage, make_resident: MakeResident, keys: ApiKeys | None = None
+        self,
+        settings: Settings,
+        storage: Storage,
+        make_resident: MakeResident,
+        connections: Connections,
+        keys: ApiKeys | None = None,
     ) -> None:
         self.instance = str(uuid.uuid4())
         self._storage = storage
@@ -97,7 +103,7 @@ class Replica:
         self.app: ASGIApp = traffic
         loop = asyncio.get_running_loop()
         self.metrics: ASGIApp = metrics_app(
-            Exposition(self.host, traffic, storage.predictions, lambda: self.health.ready()[0], loop.time)
+            Exposition(self.host, traffic, connections, storage.predictions, lambda: self.health.ready()[0], loop.time)
         )
 
     @property

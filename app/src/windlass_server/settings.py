@@ -83,8 +83,22 @@ class Settings(BaseSettings):
     load_deadline: Seconds = Field(
         HEALTH.load_deadline, description="seconds in which a version has to be loaded; then it is tried again"
     )
-    max_connections: Count = Field(2048, description="open connections and requests; more are answered 503")
+    max_connections: Count = Field(
+        2048,
+        description="open connections; beyond that those make room that have waited longest for their client, and "
+        "when there is none the new one is answered 503",
+    )
     keep_alive: Seconds = Field(75.0, description="seconds after which an idle connection is closed")
+    head_timeout: Seconds = Field(
+        10.0, description="seconds from a request's first byte to the end of its headers, else 408"
+    )
+    body_timeout: Seconds = Field(
+        20.0, description="seconds for a request's body, and one more for each --min-body-rate bytes of it, else 408"
+    )
+    min_body_rate: Count = Field(16 * 1024, description="bytes per second that a large body has to arrive with")
+    send_timeout: Seconds = Field(
+        60.0, description="seconds in which a client takes nothing of its answer; then it is cut off"
+    )
     max_body_bytes: Bytes = Field(64 * 1024 * 1024, description="bytes of a request's body, decompressed; else 413")
     max_tensor_elements: Bytes = Field(64 * 1024 * 1024, description="elements of an input tensor; else 413")
     max_image_pixels: Bytes = Field(50_000_000, description="pixels of an image for POST /predict; else 413")
