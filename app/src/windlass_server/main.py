@@ -18,6 +18,7 @@ import uvloop
 from windlass_server import command_line
 from windlass_server.api.access import ApiKeys, KeyFileError
 from windlass_server.connections import ConnectionLimits, Connections
+from windlass_server.hosting.image_decoder import DecoderSettings, ImageDecoder
 from windlass_server.hosting.launcher import Launcher, LauncherError
 from windlass_server.hosting.resident import Resident, ResidentSettings, VersionSpec
 from windlass_server.hosting.slot import HeldResident, Order
@@ -69,8 +70,16 @@ async def serve(settings: Settings) -> None:
         raise StartError(f"the launcher of workers can't be started: {error}") from error
     keys = _read_keys(settings.api_key_file)
     storage = await asyncio.to_thread(_open_storage, settings)
+    images = ImageDecoder(
+        launcher,
+        DecoderSettings(
+            max_pixels=settings.max_image_pixels,
+            max_image_bytes=settings.max_body_bytes,
+            deadline=settings.image_deadline,
+        ),
+    )
     connections = Connections(_connection_limits(settings))
-    replica = Replica(settings, storage, _resident_maker(settings, launcher), connections, keys)
+    replica = Replica(settings, storage, _resident_maker(settings, launcher), connections, images, keys)
     log.info("starting", server=settings.server_name, replica=settings.replica, instance=replica.instance)
     running = asyncio.create_task(replica.run())
     stopping = asyncio.create_task(stop.wait())
@@ -92,6 +101,7 @@ async def serve(settings: Settings) -> None:
         await asyncio.wait({running, stopping})
         await replica.close()
         await numbers.close(END_RESERVE_SECONDS)
+        await images.close()
         await launcher.close()
         if storage.predictions is not None:
             await asyncio.to_thread(storage.predictions.close, PREDICTIONS_CLOSE_SECONDS)

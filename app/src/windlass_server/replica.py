@@ -16,6 +16,7 @@ from windlass_contract.report import VersionState
 from windlass_contract.samples import AcceptanceSamples
 from windlass_server.api.access import ApiKeys
 from windlass_server.api.app import create_app
+from windlass_server.api.images import ImageDecoding
 from windlass_server.api.limits import Limits
 from windlass_server.connections import Connections
 from windlass_server.following.follower import Follower
@@ -63,6 +64,7 @@ class Replica:
         storage: Storage,
         make_resident: MakeResident,
         connections: Connections,
+        images: ImageDecoding,
         keys: ApiKeys | None = None,
     ) -> None:
         self.instance = str(uuid.uuid4())
@@ -97,6 +99,7 @@ class Replica:
             health=self.health,
             strict_tfs=settings.strict_tfs,
             keys=keys,
+            images=images,
             cors_origins=settings.cors_origin,
         )
         traffic = Traffic(application, lambda: self._draining)

@@ -102,6 +102,7 @@ class Settings(BaseSettings):
     max_body_bytes: Bytes = Field(64 * 1024 * 1024, description="bytes of a request's body, decompressed; else 413")
     max_tensor_elements: Bytes = Field(64 * 1024 * 1024, description="elements of an input tensor; else 413")
     max_image_pixels: Bytes = Field(50_000_000, description="pixels of an image for POST /predict; else 413")
+    image_deadline: Seconds = Field(10.0, description="seconds in which an image has to be decoded, else 400")
     drain_delay: Annotated[float, Field(ge=0, le=3600)] = Field(
         HEALTH.drain_delay,
         description="seconds after SIGTERM in which requests are still accepted, until everyone has stopped sending",

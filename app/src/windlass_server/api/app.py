@@ -19,6 +19,7 @@ from .cors import Cors
 from .docs import DOCS_PATTERN, Docs
 from .exchange import Answer, Handler, ProtocolRoute, Request, json_answer, method_not_allowed
 from .health import health_handlers
+from .images import ImageDecoding, ThreadDecoder
 from .limits import Limits
 from .oip_v2 import PATTERN as V2
 from .oip_v2 import OipV2
@@ -45,12 +46,14 @@ def create_app(
     strict_tfs: bool = False,
     keys: ApiKeys | None = None,
     cors_origins: Sequence[str] = (),
+    images: ImageDecoding | None = None,
 ) -> FastAPI:
     """The application over what is hosted.
 
     `instance` goes into `X-Instance`. `metrics` are answered on `/metrics` and TensorFlow Serving's
     `/monitoring/prometheus/metrics` where they have no port of their own. `strict_tfs`: `/v1/` bodies without KServe's
     fields. `keys`: those that may ask (None: everyone). `cors_origins`: whose web pages may.
+    `images`: who decodes images (None: threads of this process).
     Errors are `{"error": "…"}`; each answer has an `X-Request-Id`, the client's or a new one.
     """
     bounds = limits or Limits()
@@ -59,7 +62,7 @@ def create_app(
     handlers: dict[str, Handler] = {
         V1: TfsV1(service),
         V2: OipV2(service, health),
-        PREDICT: Predict(service),
+        PREDICT: Predict(service, images or ThreadDecoder()),
         **{re.escape(path): handler for path, handler in health_handlers(health).items()},
         DOCS_PATTERN: Docs(lambda: describe(service)),
         "/": _alive,
