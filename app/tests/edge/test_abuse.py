@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - tables of requests and answers, one to a line
 """A real `windlass-server` under abuse: the right status code, memory of its front process bounded (printed), and
 another client that sees nothing but 200."""
 
@@ -26,6 +27,7 @@ from windlass_testing.models import affine_tflite, scorer
 from windlass_testing.one_machine import OneMachine, Replica, wait_until
 
 MIB = 2**20
+PREDICT = "/v1/models/m:predict"
 BODY = {"instances": [[1.0]]}
 KEY = "the-key-of-the-first-client"
 
