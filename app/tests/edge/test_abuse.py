@@ -11,7 +11,6 @@ import socket
 import ssl
 import struct
 import subprocess
-import threading
 import time
 import zlib
 from contextlib import ExitStack, contextmanager
@@ -147,7 +146,7 @@ def v2(shape, **fields) -> bytes:
         ("shape that multiplies beyond 64 bits", v2([2**40, 2**40], data=[1.0]), b"", (400, 413)),
         ("a shape of a hundred dimensions", v2([1] * 100, data=[1.0]), b"", 400),
         ("negative shape", v2([-1, 1], data=[1.0]), b"", 400),
-        ("a million times zero elements", v2([2**31 - 1, 0], data=[]), b"", 400),
+        ("a million times zero elements", v2([2**31 - 1, 0], data=[]), b"", 413),
         ("an enormous dimension", v2([10**400, 1], data=[1.0]), b"", 400),
         ("binary data beyond the end", v2([1, 1], parameters={"binary_data_size": 2**62}), b"\0\0\0\0", 400),
         ("negative binary data", v2([1, 1], parameters={"binary_data_size": -4}), b"\0\0\0\0", 400),
@@ -269,31 +268,30 @@ def test_thousands_of_silent_connections_cost_little_and_slow_nobody(front, what
 
 
 def test_a_million_names_leave_no_trace(front):
-    """20,000 here, on which memory would have grown visibly; each costs the same."""
-    count = 20_000
+    """10,000 here, on which memory would have grown visibly; each costs the same."""
+    count, ahead = 5000, 5
     ask = (
         b"GET /v1/models/m/versions/%d HTTP/1.1\r\nhost: x\r\n\r\n",
         b"GET /v2/models/name-%d HTTP/1.1\r\nhost: x\r\n\r\n",
     )
-    metrics = httpx.get(front.replica.metrics_url + "/metrics").text
 
-    def series(text: str) -> set[str]:
+    def labels() -> set[str]:
+        text = httpx.get(front.replica.metrics_url + "/metrics").text
         return {line.rpartition(" ")[0] for line in text.splitlines() if line.startswith("windlass_")}
 
+    before = labels()
     with (
         front.bounded(f"{2 * count} requests to as many versions and models", 20),
         socket.create_connection(front.address) as client,
     ):
-        answers = threading.Thread(target=lambda: [None for _ in iter(lambda: client.recv(MIB), b"")])
-        answers.start()
-        for start in range(0, count, 5):
-            client.sendall(b"".join(line % number for number in range(start, start + 5) for line in ask))
-            time.sleep(0.001)
-        client.shutdown(socket.SHUT_WR)
-        answers.join(60)
-    after = httpx.get(front.replica.metrics_url + "/metrics").text
-    new = {line for line in series(after) - series(metrics) if "bucket" not in line}
-    assert {line for line in new if 'code="404"' not in line} == set()
+        for start in range(0, count, ahead):
+            client.sendall(b"".join(line % number for number in range(start, start + ahead) for line in ask))
+            answers = b""
+            while answers.count(b"HTTP/1.1 404") < 2 * ahead or not answers.endswith(b"}"):
+                piece = client.recv(MIB)
+                assert piece, answers
+                answers += piece
+    assert {line for line in labels() - before if 'code="404"' not in line} == set()
 
 
 # --- keys and certificates that change ---
