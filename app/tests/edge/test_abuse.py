@@ -284,7 +284,7 @@ def test_a_million_names_leave_no_trace(front):
         front.bounded(f"{2 * count} requests to as many versions and models", 20),
         socket.create_connection(front.address) as client,
     ):
-        for start in range(0, count, ahead):
+        for start in range(10, count + 10, ahead):
             client.sendall(b"".join(line % number for number in range(start, start + ahead) for line in ask))
             answers = b""
             while answers.count(b"HTTP/1.1 404") < 2 * ahead or not answers.endswith(b"}"):
