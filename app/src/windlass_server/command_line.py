@@ -47,12 +47,14 @@ def parse(arguments: Sequence[str]) -> Settings:
 def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
     default = field.default
     text = f"{field.description} [{ENV_PREFIX}{name.upper()}"
-    text += "]" if default is None or default is PydanticUndefined else f", default {_shown(default)}]"
+    text += "]" if default in (None, (), PydanticUndefined) else f", default {_shown(default)}]"
     options: dict[str, Any] = {"help": text.replace("%", "%%"), "default": None}
     if get_origin(field.annotation) is Literal:
         options["choices"] = list(get_args(field.annotation))
     elif field.annotation is bool:
         options["action"] = argparse.BooleanOptionalAction
+    elif get_origin(field.annotation) is tuple:
+        options |= {"action": "append", "metavar": _metavar(name, field)}
     else:
         options["metavar"] = _metavar(name, field)
     parser.add_argument(f"--{name.replace('_', '-')}", **options)

@@ -6,15 +6,20 @@ import asyncio
 import contextlib
 import errno
 import socket
+import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from windlass_server.connections import SWEEP_SECONDS, Connections
+from windlass_server.secret_files import follow
 from windlass_server.stopping import settle
+from windlass_server.tls import Tls, TlsError, TlsFiles
 
 BACKLOG = 2048
+TLS_SECONDS = 10.0
+"""For a handshake, and for the end of a TLS connection."""
 
 
 class StartError(Exception):
@@ -24,15 +29,34 @@ class StartError(Exception):
 class _Server(uvicorn.Server):
     """Signals are main's: they mean more here than the end of one port."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, tls: Tls | None) -> None:
         super().__init__(config)
+        self._tls = tls
         self.up = asyncio.Event()
         """It accepts."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Says when it is done."""
-        await super().startup(sockets)
+        """As uvicorn's, with deadlines for TLS; says when it is done."""
+        await self.lifespan.startup()
+        context = self._tls.context if self._tls is not None else None
+        seconds = TLS_SECONDS if self._tls is not None else None
+        self.servers = [
+            await asyncio.get_running_loop().create_server(
+                self._new_protocol,
+                sock=each,
+                backlog=self.config.backlog,
+                ssl=context,
+                ssl_handshake_timeout=seconds,
+                ssl_shutdown_timeout=seconds,
+            )
+            for each in sockets or []
+        ]
+        self.started = True
         self.up.set()
+
+    def _new_protocol(self) -> asyncio.Protocol:
+        options = {"config": self.config, "server_state": self.server_state, "app_state": self.lifespan.state}
+        return self.config.http_protocol_class(**options)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -72,20 +96,26 @@ class Listener:
         self.url = f"http://{self._address}"
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
+        self._chores: list[asyncio.Task[None]] = []
+        self.connections = Connections()
+        """Of this port."""
 
     async def open(
         self,
         app: ASGIApp,
         *,
-        tls: tuple[Path | None, Path | None] = (None, None),
-        max_connections: int | None = None,
-        keep_alive: float = 5.0,
+        tls: TlsFiles | None = None,
+        connections: Connections | None = None,
     ) -> None:
-        """Serves `app`. `tls`: certificate and key. Raises `StartError`."""
-        certificate, key = tls
+        """Serves `app`. `tls`: read anew when the files change. Raises `StartError`."""
+        self.connections = connections or self.connections
+        try:
+            secured = await asyncio.to_thread(Tls, tls) if tls is not None else None
+        except TlsError as error:
+            raise StartError(str(error)) from error
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=self.connections.protocol,  # type: ignore[arg-type]  # a class or what makes one
             ws="none",
             lifespan="off",
             log_config=None,
@@ -93,18 +123,14 @@ class Listener:
             server_header=False,
             proxy_headers=False,
             backlog=BACKLOG,
-            limit_concurrency=max_connections,
-            timeout_keep_alive=max(1, round(keep_alive)),
-            ssl_certfile=certificate,
-            ssl_keyfile=key,
+            timeout_keep_alive=max(1, round(self.connections.limits.keep_alive)),
         )
-        try:
-            config.load()
-        except OSError as error:
-            raise StartError(f"the TLS files {certificate} and {key} can't be used: {error}") from error
-        if certificate is not None:
+        config.load()
+        if secured is not None:
             self.url = f"https://{self._address}"
-        self._server = _Server(config)
+            self._chores.append(asyncio.create_task(follow(secured.watched, secured.reload)))
+        self._chores.append(asyncio.create_task(self._sweep()))
+        self._server = _Server(config, secured)
         self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
         up = asyncio.create_task(self._server.up.wait())
         await asyncio.wait({self._task, up}, return_when=asyncio.FIRST_COMPLETED)
@@ -120,3 +146,11 @@ class Listener:
         self._server.config.timeout_graceful_shutdown = max(1, round(seconds))
         self._server.should_exit = True
         await self._task
+        for chore in self._chores:
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            self.connections.sweep(time.monotonic())

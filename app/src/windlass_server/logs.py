@@ -45,5 +45,8 @@ def configure_logs(form: Literal["json", "console"], level: str) -> None:
     root.setLevel(level.upper())
     # Its lifecycle is told in our own words, and a line per request is what metrics and the prediction log are for.
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("python_multipart").setLevel(
+        logging.ERROR
+    )  # it tells of each client's mistake; the client is told
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.access").disabled = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import ssl
 import sys
@@ -15,6 +16,9 @@ import structlog
 import uvloop
 
 from windlass_server import command_line
+from windlass_server.api.access import ApiKeys, KeyFileError
+from windlass_server.connections import ConnectionLimits, Connections
+from windlass_server.hosting.image_decoder import DecoderSettings, ImageDecoder
 from windlass_server.hosting.launcher import Launcher, LauncherError
 from windlass_server.hosting.resident import Resident, ResidentSettings, VersionSpec
 from windlass_server.hosting.slot import HeldResident, Order
@@ -24,6 +28,7 @@ from windlass_server.predictions.log import PredictionLog
 from windlass_server.predictions.settings import OFF, PredictionLogError, PredictionLogSettings
 from windlass_server.replica import Replica, Storage
 from windlass_server.settings import Settings
+from windlass_server.tls import TlsFiles
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +36,10 @@ END_RESERVE_SECONDS = 5.0
 """Of the grace period, for unloading and the last writes."""
 PREDICTIONS_CLOSE_SECONDS = 2.0
 """Of those; what isn't in the database then is on disk, and stored after the next start."""
+
+
+OTHER_FILES = 256
+"""Open files besides clients' connections: workers, logs, the database."""
 MAX_PREDICTIONS_FILE_BYTES = 16 * 1024
 
 
@@ -59,17 +68,26 @@ async def serve(settings: Settings) -> None:
         await launcher.start()
     except LauncherError as error:
         raise StartError(f"the launcher of workers can't be started: {error}") from error
+    keys = _read_keys(settings.api_key_file)
     storage = await asyncio.to_thread(_open_storage, settings)
-    replica = Replica(settings, storage, _resident_maker(settings, launcher))
+    images = ImageDecoder(
+        launcher,
+        DecoderSettings(
+            max_pixels=settings.max_image_pixels,
+            max_image_bytes=settings.max_body_bytes,
+            deadline=settings.image_deadline,
+        ),
+    )
+    connections = Connections(_connection_limits(settings))
+    replica = Replica(settings, storage, _resident_maker(settings, launcher), connections, images, keys)
     log.info("starting", server=settings.server_name, replica=settings.replica, instance=replica.instance)
     running = asyncio.create_task(replica.run())
     stopping = asyncio.create_task(stop.wait())
     try:
         await clients.open(
             replica.app,
-            tls=(settings.tls_certificate_file, settings.tls_key_file),
-            max_connections=settings.max_connections,
-            keep_alive=settings.keep_alive,
+            tls=_tls_files(settings),
+            connections=connections,
         )
         await numbers.open(replica.metrics)
         log.info("listening", url=clients.url, metrics_url=numbers.url)
@@ -83,6 +101,7 @@ async def serve(settings: Settings) -> None:
         await asyncio.wait({running, stopping})
         await replica.close()
         await numbers.close(END_RESERVE_SECONDS)
+        await images.close()
         await launcher.close()
         if storage.predictions is not None:
             await asyncio.to_thread(storage.predictions.close, PREDICTIONS_CLOSE_SECONDS)
@@ -137,6 +156,46 @@ def _check_certificates(path: Path | None) -> None:
             ssl.create_default_context(cafile=path)
         except OSError as error:
             raise StartError(f"--operator-ca-file {path} can't be used: {error.strerror or error}") from error
+
+
+def _tls_files(settings: Settings) -> TlsFiles | None:
+    certificate, key = settings.tls_certificate_file, settings.tls_key_file
+    return TlsFiles(certificate, key) if certificate is not None and key is not None else None
+
+
+def _connection_limits(settings: Settings) -> ConnectionLimits:
+    return ConnectionLimits(
+        connections=_raise_open_files(settings.max_connections),
+        keep_alive=settings.keep_alive,
+        head_timeout=settings.head_timeout,
+        body_timeout=settings.body_timeout,
+        min_body_rate=settings.min_body_rate,
+        max_body_bytes=settings.max_body_bytes,
+        send_timeout=settings.send_timeout,
+    )
+
+
+def _raise_open_files(connections: int) -> int:
+    """Raises the bound of open files to what so many connections need; gives how many there may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Twice: those that are refused are open for a moment, too.
+    wanted = 2 * connections + OTHER_FILES
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        connections = max(1, (hard - OTHER_FILES) // 2)
+        log.warning(
+            "fewer connections than set: this process may not open more files", connections=connections, files=hard
+        )
+        wanted = hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return connections
+
+
+def _read_keys(path: Path | None) -> ApiKeys | None:
+    try:
+        return ApiKeys(path) if path is not None else None
+    except KeyFileError as error:
+        raise StartError(f"{error} (--api-key-file, WINDLASS_API_KEY_FILE)") from error
 
 
 def _open_storage(settings: Settings) -> Storage:

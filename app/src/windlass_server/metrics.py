@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from windlass_contract.report import VersionReport, VersionState
+from windlass_server.connections import Connections, Ended
 from windlass_server.hosting.host import Host
 from windlass_server.hosting.meter import BUCKETS_SECONDS, Meter
 from windlass_server.predictions.log import PredictionLog
@@ -68,6 +69,7 @@ class Exposition:
         self,
         host: Host,
         traffic: Traffic,
+        connections: Connections,
         predictions: PredictionLog | None,
         is_ready: Callable[[], bool],
         now: Callable[[], float],
@@ -75,7 +77,7 @@ class Exposition:
         self._registry = CollectorRegistry(auto_describe=False)
         for standard in (ProcessCollector, PlatformCollector, GCCollector):
             standard(registry=self._registry)
-        self._registry.register(_Replica(host, traffic, predictions, is_ready, now))
+        self._registry.register(_Replica(host, traffic, connections, predictions, is_ready, now))
 
     def text(self) -> bytes:
         """In Prometheus' text format."""
@@ -87,12 +89,14 @@ class _Replica(Collector):
         self,
         host: Host,
         traffic: Traffic,
+        connections: Connections,
         predictions: PredictionLog | None,
         is_ready: Callable[[], bool],
         now: Callable[[], float],
     ) -> None:
         self._host = host
         self._traffic = traffic
+        self._connections = connections
         self._predictions = predictions
         self._is_ready = is_ready
         self._now = now
@@ -121,6 +125,13 @@ class _Replica(Collector):
         for labels, count in self._traffic.answers.items():
             http.add_metric(labels, count)
         yield http
+        yield GaugeMetricFamily("windlass_connections", "Clients' open connections", value=len(self._connections.open))
+        ended = CounterMetricFamily(
+            "windlass_connections_ended", "Connections that the replica ended, by reason", labels=["reason"]
+        )
+        for reason in Ended:
+            ended.add_metric([reason.value], self._connections.ended[reason])
+        yield ended
 
     def _versions(self) -> Iterator[Metric]:
         by_version = ["model", "version"]

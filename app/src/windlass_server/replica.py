@@ -14,8 +14,11 @@ from starlette.types import ASGIApp
 
 from windlass_contract.report import VersionState
 from windlass_contract.samples import AcceptanceSamples
+from windlass_server.api.access import ApiKeys
 from windlass_server.api.app import create_app
+from windlass_server.api.images import ImageDecoding
 from windlass_server.api.limits import Limits
+from windlass_server.connections import Connections
 from windlass_server.following.follower import Follower
 from windlass_server.following.subscription import Subscription
 from windlass_server.following.unmanaged import Unmanaged
@@ -24,6 +27,7 @@ from windlass_server.hosting.host import Host, HostSettings, MakeResident
 from windlass_server.hosting.order import Key
 from windlass_server.metrics import Exposition, Traffic, metrics_app
 from windlass_server.predictions.log import PredictionLog
+from windlass_server.secret_files import follow
 from windlass_server.settings import Settings
 
 HEARTBEAT_SECONDS = 0.5
@@ -54,9 +58,18 @@ class Storage:
 class Replica:
     """Belongs to the running event loop. `app` and `metrics` are to be served, `run` is to run, `close` ends it."""
 
-    def __init__(self, settings: Settings, storage: Storage, make_resident: MakeResident) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        storage: Storage,
+        make_resident: MakeResident,
+        connections: Connections,
+        images: ImageDecoding,
+        keys: ApiKeys | None = None,
+    ) -> None:
         self.instance = str(uuid.uuid4())
         self._storage = storage
+        self._keys = keys
         self._draining = False
         self._beat = asyncio.get_running_loop().time()
         self.host = Host(
@@ -85,12 +98,15 @@ class Replica:
             predictions=storage.predictions,
             health=self.health,
             strict_tfs=settings.strict_tfs,
+            keys=keys,
+            images=images,
+            cors_origins=settings.cors_origin,
         )
         traffic = Traffic(application, lambda: self._draining)
         self.app: ASGIApp = traffic
         loop = asyncio.get_running_loop()
         self.metrics: ASGIApp = metrics_app(
-            Exposition(self.host, traffic, storage.predictions, lambda: self.health.ready()[0], loop.time)
+            Exposition(self.host, traffic, connections, storage.predictions, lambda: self.health.ready()[0], loop.time)
         )
 
     @property
@@ -108,6 +124,8 @@ class Replica:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._heartbeat())
             tasks.create_task(self.following.run())
+            if self._keys is not None:
+                tasks.create_task(follow(self._keys.watched, self._keys.reload))
 
     async def close(self) -> None:
         """Unloads everything; what was admitted is answered before."""

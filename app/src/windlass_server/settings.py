@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from windlass_contract.control import SERVER_METRICS_PORT, SERVER_PORT
 from windlass_contract.health import HEALTH
 from windlass_contract.identifiers import ServerName
+from windlass_server.api.cors import check_origin
 
 ENV_PREFIX = "WINDLASS_"
 UNMANAGED_SERVER = "default"
@@ -82,11 +83,26 @@ class Settings(BaseSettings):
     load_deadline: Seconds = Field(
         HEALTH.load_deadline, description="seconds in which a version has to be loaded; then it is tried again"
     )
-    max_connections: Count = Field(2048, description="open connections and requests; more are answered 503")
+    max_connections: Count = Field(
+        2048,
+        description="open connections; beyond that those make room that have waited longest for their client, and "
+        "when there is none the new one is answered 503",
+    )
     keep_alive: Seconds = Field(75.0, description="seconds after which an idle connection is closed")
+    head_timeout: Seconds = Field(
+        10.0, description="seconds from a request's first byte to the end of its headers, else 408"
+    )
+    body_timeout: Seconds = Field(
+        20.0, description="seconds for a request's body, and one more for each --min-body-rate bytes of it, else 408"
+    )
+    min_body_rate: Count = Field(16 * 1024, description="bytes per second that a large body has to arrive with")
+    send_timeout: Seconds = Field(
+        60.0, description="seconds in which a client takes nothing of its answer; then it is cut off"
+    )
     max_body_bytes: Bytes = Field(64 * 1024 * 1024, description="bytes of a request's body, decompressed; else 413")
     max_tensor_elements: Bytes = Field(64 * 1024 * 1024, description="elements of an input tensor; else 413")
     max_image_pixels: Bytes = Field(50_000_000, description="pixels of an image for POST /predict; else 413")
+    image_deadline: Seconds = Field(10.0, description="seconds in which an image has to be decoded, else 400")
     drain_delay: Annotated[float, Field(ge=0, le=3600)] = Field(
         HEALTH.drain_delay,
         description="seconds after SIGTERM in which requests are still accepted, until everyone has stopped sending",
@@ -119,6 +135,16 @@ class Settings(BaseSettings):
         None, description="PEM file with the certificate chain that clients see; needs --tls-key-file"
     )
     tls_key_file: Path | None = Field(None, description="PEM file with the certificate's key")
+    api_key_file: Path | None = Field(
+        None,
+        description="file with the API keys of clients, one per line; read anew when it changes (default: everyone "
+        "may ask)",
+    )
+    cors_origin: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="origin of web pages that may ask from a browser, e.g. https://app.example.com; repeatable, in the "
+        "environment separated by commas; * for any (default: none)",
+    )
     log_format: Literal["json", "console"] = Field("json", description="one JSON object per line, or text for people")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 
@@ -128,6 +154,13 @@ class Settings(BaseSettings):
         if url is not None and not url.startswith(("http://", "https://")):
             raise ValueError("a URL is expected, as in http://operator:8010")
         return url
+
+    @field_validator("cors_origin", mode="before")
+    @classmethod
+    def _are_origins(cls, origins: object) -> object:
+        if isinstance(origins, str):
+            origins = [origin.strip() for origin in origins.split(",") if origin.strip()]
+        return tuple(check_origin(str(origin)) for origin in origins) if isinstance(origins, list | tuple) else origins
 
     @model_validator(mode="after")
     def _go_together(self) -> Settings:

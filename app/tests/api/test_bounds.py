@@ -248,3 +248,20 @@ def test_no_text_crashes_the_parser(text):
 def test_no_bytes_crash_the_parser(data):
     with contextlib.suppress(JsonSyntaxError):
         parse(data, Limits())
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "-" + "1" * 400, "9" * 1_000_000])
+def test_a_number_of_too_many_digits_is_the_clients_mistake(half, number):
+    answer = half.post(HALF, f'{{"instances": [[{number}]]}}')
+
+    assert (answer.status_code, answer.json()["error"]) == (
+        400,
+        "JSON Parse error: Number too big to be stored in double. at offset: 16",
+    )
+
+
+@pytest.mark.parametrize("text", ['{"[":"]"}', '{"[":""}', '{"":"[[["}', '["","[",""]', '{"a":"\\"[","b":["]"]}'])
+def test_brackets_in_strings_are_no_depth(text):
+    depth = 1 + text.count(":[")
+    check_bounds(text.encode(), Limits(max_json_depth=depth))
+    assert parse(text.encode(), Limits(max_json_depth=depth)) == json.loads(text)

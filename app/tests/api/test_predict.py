@@ -219,7 +219,7 @@ def test_decoding_leaves_the_event_loop_alone(digits, monkeypatch):
         threads.append(threading.current_thread())
         return image_tensor(*arguments)
 
-    monkeypatch.setattr("windlass_server.api.predict.image_tensor", note)
+    monkeypatch.setattr("windlass_server.api.images.image_tensor", note)
 
     digits.post("/predict", encoded(picture()))
 

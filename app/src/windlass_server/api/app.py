@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from uuid import uuid4
 
 import structlog
@@ -14,9 +14,12 @@ from windlass_server.health import HealthSource
 from windlass_server.hosting.hosting import Hosting
 from windlass_server.predictions.prediction import PredictionSink
 
+from .access import ApiKeys, KeyGuard
+from .cors import Cors
 from .docs import DOCS_PATTERN, Docs
 from .exchange import Answer, Handler, ProtocolRoute, Request, json_answer, method_not_allowed
 from .health import health_handlers
+from .images import ImageDecoding, ThreadDecoder
 from .limits import Limits
 from .oip_v2 import PATTERN as V2
 from .oip_v2 import OipV2
@@ -41,12 +44,17 @@ def create_app(
     health: HealthSource,
     metrics: MetricsText | None = None,
     strict_tfs: bool = False,
+    keys: ApiKeys | None = None,
+    cors_origins: Sequence[str] = (),
+    images: ImageDecoding | None = None,
 ) -> FastAPI:
     """The application over what is hosted.
 
     `instance` goes into `X-Instance`. `metrics` are answered on `/metrics` and TensorFlow Serving's
     `/monitoring/prometheus/metrics` where they have no port of their own. `strict_tfs`: `/v1/` bodies without KServe's
-    fields. Errors are `{"error": "…"}`; each answer has an `X-Request-Id`, the client's or a new one.
+    fields. `keys`: those that may ask (None: everyone). `cors_origins`: whose web pages may.
+    `images`: who decodes images (None: threads of this process).
+    Errors are `{"error": "…"}`; each answer has an `X-Request-Id`, the client's or a new one.
     """
     bounds = limits or Limits()
     service = Service(hosting, instance, bounds, predictions, strict_tfs)
@@ -54,7 +62,7 @@ def create_app(
     handlers: dict[str, Handler] = {
         V1: TfsV1(service),
         V2: OipV2(service, health),
-        PREDICT: Predict(service),
+        PREDICT: Predict(service, images or ThreadDecoder()),
         **{re.escape(path): handler for path, handler in health_handlers(health).items()},
         DOCS_PATTERN: Docs(lambda: describe(service)),
         "/": _alive,
@@ -64,6 +72,10 @@ def create_app(
     handlers[".*"] = _not_found
     app.router.routes[:] = [ProtocolRoute(pattern, handler, bounds) for pattern, handler in handlers.items()]
     app.openapi = lambda: describe(service)  # type: ignore[method-assign]
+    if keys is not None:
+        app.add_middleware(KeyGuard, keys=keys)
+    if cors_origins:  # around the keys: a preflight carries none, and a page may see that it was refused
+        app.add_middleware(Cors, origins=cors_origins)
     app.add_middleware(RequestIds)
     return app
 

@@ -5,10 +5,12 @@ Pixels are taken as they are stored: no turning by EXIF, as in `tf.io.decode_ima
 
 from __future__ import annotations
 
+import asyncio
+import os
 import struct
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -43,6 +45,26 @@ class ImageHeader:
     height: int
     frames: int
     """1, or 2 for any animation."""
+
+
+class ImageDecoding(Protocol):
+    """Who decodes images."""
+
+    async def decode(self, data: bytes, header: ImageHeader, how: ImageInput, spec: TensorSpec) -> Tensor:
+        """As `image_tensor`, whose header has passed `check_header`. Raises `ServingError`."""
+        ...
+
+
+class ThreadDecoder:
+    """In threads of this process, as many images at a time as there are CPUs: for images that one trusts."""
+
+    def __init__(self) -> None:
+        self._turns = asyncio.Semaphore(os.cpu_count() or 1)
+
+    async def decode(self, data: bytes, header: ImageHeader, how: ImageInput, spec: TensorSpec) -> Tensor:
+        """See `ImageDecoding`."""
+        async with self._turns:
+            return await asyncio.to_thread(image_tensor, data, header, how, spec)
 
 
 def looks_like_image(data: bytes) -> bool:
@@ -135,7 +157,7 @@ def check_header(header: ImageHeader, limits: Limits) -> None:
 def image_tensor(data: bytes, header: ImageHeader, how: ImageInput, spec: TensorSpec) -> Tensor:
     """A batch of one image as the manifest says. Takes milliseconds: not for the event loop. Raises `ServingError`."""
     if spec.datatype is DataType.BYTES:
-        return _encoded(data, spec, how)
+        return encoded_tensor(data, spec, how)
     pixels = _pixels(data, header, how)
     if how.invert:
         pixels = 255 - pixels
@@ -154,8 +176,8 @@ def image_tensor(data: bytes, header: ImageHeader, how: ImageInput, spec: Tensor
     return values.reshape(shape)
 
 
-def _encoded(data: bytes, spec: TensorSpec, how: ImageInput) -> Tensor:
-    """For a model that decodes images itself."""
+def encoded_tensor(data: bytes, spec: TensorSpec, how: ImageInput) -> Tensor:
+    """For a model that decodes images itself. Raises `ServingError`."""
     tensor = np.empty(1, dtype=object)
     tensor[0] = data
     shape = next((shape for shape in ((1,), (1, 1), ()) if fits(shape, spec)), None)
@@ -175,8 +197,7 @@ def _pixels(data: bytes, header: ImageHeader, how: ImageInput) -> Tensor:
             image.load()
             plain: Image.Image = image
             if image.mode.startswith("I"):  # 16 bits a pixel
-                deep = np.asarray(image).astype(np.int64)
-                plain = Image.fromarray((deep >> 8).astype(np.uint8))
+                plain = Image.fromarray(np.right_shift(np.asarray(image), 8).astype(np.uint8))
             converted = plain.convert(_MODES[how.channels])
             resized = converted.resize((how.width, how.height), _RESAMPLING[how.resampling])
             return np.asarray(resized)

@@ -27,6 +27,8 @@ _INTEGER_AT_END = re.compile(r"(?<![\d.eE+-])-?\d+$", re.ASCII)
 _NUMBER_AT_END = re.compile(r"(?<![\d.eE+-])-?\d+(\.\d+)?$", re.ASCII)
 _HEX_AT_END = re.compile(r"u[0-9a-fA-F]{4}")
 _MAX_SHOWN = 256
+_MOST_DIGITS = 310
+"""A double ends at 309; Python itself takes no more than 4300, since it takes quadratic time."""
 _LARGE = 256 * 1024
 _INSTEAD = "send binary tensors, or several requests"
 
@@ -68,7 +70,9 @@ def _structure(body: bytes) -> bytes:
     """The brackets and commas outside of strings."""
     if b"\\" in body:
         body = _ESCAPE.sub(b"", body)
-    return _STRING.sub(b"", body.translate(None, _ALL_BUT_STRUCTURE))
+    # Most strings hold none of them and are two quotes now. Taking pairs out first leaves the same things outside of
+    # strings, and spares the expression a list of a million pieces.
+    return _STRING.sub(b"", body.translate(None, _ALL_BUT_STRUCTURE).replace(b'""', b""))
 
 
 def parse(body: bytes, limits: Limits, *, trailing: bool = False) -> Any:
@@ -106,7 +110,13 @@ def _finite(token: str) -> float:
     return value
 
 
-_decoder = json.JSONDecoder(parse_float=_finite)
+def _whole(token: str) -> int:
+    if len(token) > _MOST_DIGITS:
+        raise _TooBigError(token)
+    return int(token)
+
+
+_decoder = json.JSONDecoder(parse_float=_finite, parse_int=_whole)
 
 
 def _parse_leniently(body: bytes, trailing: bool) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import re
 from typing import Any
 from urllib.parse import unquote
@@ -15,7 +13,7 @@ from windlass_server.errors import Code, ServingError
 
 from .class_scores import find_scores, top_classes
 from .exchange import Answer, Request, method_not_allowed
-from .images import check_header, image_tensor, looks_like_image, read_header
+from .images import ImageDecoding, check_header, looks_like_image, read_header
 from .json_text import JsonSyntaxError, parse
 from .multipart import only_file
 from .serving import Call, Service, bytes_of, call, convert, default_signature
@@ -30,9 +28,9 @@ _SIGNATURE_HINT = 'name one: {"signature_name": "…", "instances": …}'
 class Predict:
     """The handler of `/predict`."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, images: ImageDecoding) -> None:
         self._service = service
-        self._decoding = asyncio.Semaphore(os.cpu_count() or 1)
+        self._images = images
 
     async def __call__(self, request: Request) -> Answer:
         """Answers one request. Raises `ServingError` and `ModelError`."""
@@ -80,8 +78,7 @@ class Predict:
                     'send {"instances": …}',
                 )
             spec = current.admission.signatures[how.signature].inputs[how.input]
-            async with self._decoding:
-                tensor = await asyncio.to_thread(image_tensor, data, header, how, spec)
+            tensor = await self._images.decode(data, header, how, spec)
             outputs = await current.infer(how.signature, {how.input: tensor})
             scores = find_scores(current.admission.manifest, outputs)
             if scores is None:

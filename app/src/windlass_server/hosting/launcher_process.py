@@ -31,7 +31,7 @@ from windlass_server.hosting.processes import (
     set_name,
 )
 
-RUNTIMES = ("tensorflow", "litert")
+RUNTIMES = ("tensorflow", "litert", "images")
 
 
 @dataclass

@@ -1,0 +1,388 @@
+# ruff: noqa: E501 - tables of requests and answers, one to a line
+"""A real `windlass-server` under abuse: the right status code, memory of its front process bounded (printed), and
+another client that sees nothing but 200."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import socket
+import ssl
+import struct
+import subprocess
+import time
+import zlib
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from windlass_contract.manifest import ImageInput
+from windlass_testing.load import Load, Request
+from windlass_testing.models import affine_tflite, scorer
+from windlass_testing.one_machine import OneMachine, Replica, wait_until
+
+MIB = 2**20
+PREDICT = "/v1/models/m:predict"
+BODY = {"instances": [[1.0]]}
+KEY = "the-key-of-the-first-client"
+
+
+def rss(pid: int, field: str = "VmRSS") -> int:
+    """Bytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith(field)).split()[1]) * 1024
+
+
+@dataclass
+class Front:
+    """The replica's own process, and someone who asks it all the time."""
+
+    replica: Replica
+
+    @property
+    def pid(self) -> int:
+        return self.replica.process.popen.pid
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.replica.url.removeprefix("http://").rpartition(":")
+        return host, int(port)
+
+    @contextmanager
+    def bounded(self, what: str, mib: float):
+        """What happens inside costs the front process at most so much memory, and disturbs nobody."""
+        self.get_small()
+        before = rss(self.pid)
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")  # the peak counts from now
+        asked = Request(
+            "/v1/models/m:predict", BODY, lambda body, _: "" if body == {"predictions": [[2.0]]} else "wrong"
+        )
+        with Load(self.replica.url, [asked], rate=20, senders=2) as load:
+            yield
+            time.sleep(0.5)
+        peak = (rss(self.pid, "VmHWM") - before) / MIB
+        p99 = load.quantile(0.99) * 1000
+        print(
+            f"{what}: front process +{peak:.1f} MiB at most (bound {mib:g}); others p99 {p99:.0f} ms, {len(load.answers)} answers"
+        )
+        assert (load.lost, load.wrong) == ([], [])
+        assert peak < mib
+
+    def get_small(self) -> None:
+        assert self.replica.predict("m", [[1.0]]).status_code == 200
+
+    def post(self, path: str, content: bytes, **headers: str) -> httpx.Response:
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        return httpx.post(self.replica.url + path, content=content, headers=names, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def front(tmp_path_factory):
+    """y = 2 x, and a model that takes images."""
+    machine = OneMachine(tmp_path_factory.mktemp("abused"))
+    affine_tflite(machine.models, "m", 1, 2, 0)
+    how = ImageInput(input="x", width=2, height=2, channels=1)
+    scorer(machine.models, "picture", 1, [[1.0, 0.0]] * 4, image=how, classes=["a", "b"])
+    replica = machine.add_replica(
+        "abused", "--head-timeout", "3", "--body-timeout", "3", "--keep-alive", "60", managed=False
+    )
+    try:
+        wait_until("the server is ready", replica.ready, timeout=150, last_seen=replica.process.tail)
+        yield Front(replica)
+        assert replica.process.running
+        log = replica.process.log.read_text()
+        assert "Traceback" not in log
+        assert "request failed" not in log
+    finally:
+        machine.stop()
+
+
+def bomb(encoding: str, size: int) -> bytes:
+    """Zeros, a thousand times smaller."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31 if encoding == "gzip" else 15)
+    data = b"".join(packer.compress(bytes(MIB)) for _ in range(size // MIB))
+    return data + packer.flush()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "headers", "status", "mib"),
+    [
+        ("gzip 1:1000, 1 GiB", lambda: bomb("gzip", 1024 * MIB), {"content_encoding": "gzip"}, 413, 160),
+        ("deflate 1:1000, 1 GiB", lambda: bomb("deflate", 1024 * MIB), {"content_encoding": "deflate"}, 413, 160),
+        ("gzip in gzip, told once", lambda: gzip.compress(bomb("gzip", 64 * MIB)), {"content_encoding": "gzip"}, 400, 100),
+        ("gzip in gzip, told twice", lambda: gzip.compress(bomb("gzip", 64 * MIB)), {"content_encoding": "gzip, gzip"}, 400, 10),
+        ("JSON a million levels deep", lambda: b'{"instances":' + b"[" * 10**6 + b"]" * 10**6 + b"}", {}, 400, 60),
+        ("JSON objects a million deep", lambda: b'{"a":' * 10**6 + b"1" + b"}" * 10**6, {}, 400, 120),
+        ("ten million values", lambda: b'{"instances":[' + b"1," * 10**7 + b"1]}", {}, 413, 160),
+        ("a body larger than is read", lambda: bytes(65 * MIB), {}, 413, 80),
+        ("one enormous integer", lambda: b'{"instances":[[' + b"9" * 10**6 + b"]]}", {}, 400, 60),
+        ("an enormous exponent", lambda: b'{"instances":[[1e999999999]]}', {}, 400, 10),
+        ("a million equal keys", lambda: b'{"instances":[[1.0]]' + b',"a":1' * 10**6 + b"}", {}, 200, 160),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_bodies_are_bounded_before_memory_is_spent(front, name, content, headers, status, mib):
+    content = content()
+    with front.bounded(name, mib):
+        answer = front.post("/v1/models/m:predict", content, **headers)
+
+    assert answer.status_code == status, answer.text[:300]
+    if status != 200:
+        assert answer.json()["error"]
+
+
+def v2(shape, **fields) -> bytes:
+    return json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": shape, **fields}]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "tail", "status"),
+    [
+        ("shape [2147483647, 1]", v2([2147483647, 1], data=[1.0]), b"", 413),
+        ("shape that multiplies beyond 64 bits", v2([2**40, 2**40], data=[1.0]), b"", (400, 413)),
+        ("a shape of a hundred dimensions", v2([1] * 100, data=[1.0]), b"", 400),
+        ("negative shape", v2([-1, 1], data=[1.0]), b"", 400),
+        ("a million times zero elements", v2([2**31 - 1, 0], data=[]), b"", 413),
+        ("an enormous dimension", v2([10**400, 1], data=[1.0]), b"", 400),
+        ("binary data beyond the end", v2([1, 1], parameters={"binary_data_size": 2**62}), b"\0\0\0\0", 400),
+        ("negative binary data", v2([1, 1], parameters={"binary_data_size": -4}), b"\0\0\0\0", 400),
+        ("more binary data than said", v2([1, 1], parameters={"binary_data_size": 4}), b"\0" * 8, 400),
+    ],
+    ids=lambda value: value if isinstance(value, str) and " " in value else "",
+)  # fmt: skip
+def test_tensors_are_bounded_before_memory_is_spent(front, name, body, tail, status):
+    with front.bounded(name, 10):
+        answer = front.post("/v2/models/m/infer", body + tail, inference_header_content_length=str(len(body)))
+
+    assert answer.status_code in (status if isinstance(status, tuple) else (status,)), answer.text[:300]
+    assert answer.json()["error"]
+
+
+def test_a_small_file_that_is_a_huge_image_is_refused_by_its_header(front, images):
+    data = images.png(30_000, 30_000)
+    assert len(data) < 250_000
+    with front.bounded("PNG of 30,000 x 30,000", 10):
+        answer = front.post("/predict/picture", data, content_type="image/png")
+
+    assert (answer.status_code, "30000 x 30000 pixels" in answer.json()["error"]) == (413, True)
+
+
+def test_images_of_other_formats_are_not_even_opened(front):
+    for data in (b"GIF89a" + bytes(100), b"II*\0" + bytes(100), b"%!PS-Adobe-3.0 EPSF-3.0\n", b"BM" + bytes(100)):
+        answer = front.post("/predict/picture", data, content_type="image/gif")
+        assert (answer.status_code, "a JPEG, PNG or WebP image is expected" in answer.json()["error"]) == (400, True)
+
+
+def test_a_large_image_is_decoded_elsewhere(front, images):
+    small, large = images.picture(), images.png(7000, 7000, bits=8, colour=2)
+    assert front.post("/predict/picture", small, content_type="image/png").status_code == 200
+    with front.bounded("PNG of 7,000 x 7,000 in colour", 20):  # 147 MB decoded
+        answer = front.post("/predict/picture", large, content_type="image/png")
+
+    assert answer.status_code == 200
+
+
+# --- many, slow and half-closed ---
+
+
+def trickle(front: Front, heads: list[bytes], byte: bytes, seconds: float) -> list[socket.socket]:
+    """Opens a connection for each head and sends a byte on all of them now and then."""
+    sockets = [socket.create_connection(front.address) for _ in heads]
+    for each, head in zip(sockets, heads, strict=True):
+        each.sendall(head)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for each in sockets:
+            try:
+                each.send(byte)
+            except OSError:
+                continue
+        time.sleep(0.5)
+    return sockets
+
+
+@pytest.mark.parametrize(
+    ("what", "head"),
+    [
+        ("500 senders of slow headers", b"GET /readyz HTTP/1.1\r\nhost: x\r\na: "),
+        ("500 senders of slow bodies", b"POST /v1/models/m:predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n"),
+        ("500 senders of slow chunks", b"POST /v1/models/m:predict HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\n"),
+    ],
+)  # fmt: skip
+def test_slow_senders_are_cut_off(front, what, head):
+    with front.bounded(what, 40):
+        sockets = trickle(front, [head] * 500, b"\r\nx"[-1:] if b"chunked" not in head else b"", 5)
+    with ExitStack() as stack:
+        for each in sockets:
+            stack.callback(each.close)
+        for each in sockets:
+            each.settimeout(30)
+            try:
+                assert b" 408 " in each.recv(4096)
+            except ConnectionResetError:
+                continue  # it had sent what nobody read any more
+
+
+IDLE = """
+import socket, sys, resource
+host, port, count, half = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "half"
+resource.setrlimit(resource.RLIMIT_NOFILE, (count + 100, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+sockets = []
+for number in range(count):
+    # Addresses of loopback of its own: one alone runs out of ports.
+    each = socket.socket()
+    each.bind((f"127.0.0.{2 + number % 4}", 0))
+    each.connect((host, port))
+    if half:
+        each.send(b"GET / HTTP/1.1\\r\\n")
+        each.shutdown(socket.SHUT_WR)
+    sockets.append(each)
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "how", "mib"), [("10,000 idle connections", "idle", 100), ("10,000 half-closed sockets", "half", 60)]
+)
+def test_thousands_of_silent_connections_cost_little_and_slow_nobody(front, what, how, mib):
+    host, port = front.address
+    with front.bounded(what, mib):
+        client = subprocess.Popen(
+            ["python3", "-c", IDLE, host, str(port), "10000", how], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        try:
+            assert client.stdout.readline() == b"open\n"
+            for _ in range(20):
+                with httpx.Client() as fresh:  # a new connection each
+                    assert fresh.get(front.replica.url + "/readyz").status_code == 200
+            held = len(list(Path(f"/proc/{front.pid}/fd").iterdir()))
+            print(f"{what}: {held} open files")
+            assert held < 2 * 2048
+        finally:
+            client.communicate()
+
+
+def test_a_million_names_leave_no_trace(front):
+    """10,000 here, on which memory would have grown visibly; each costs the same."""
+    count, ahead = 5000, 5
+    ask = (
+        b"GET /v1/models/m/versions/%d HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET /v2/models/name-%d HTTP/1.1\r\nhost: x\r\n\r\n",
+    )
+
+    def labels() -> set[str]:
+        text = httpx.get(front.replica.metrics_url + "/metrics").text
+        return {line.rpartition(" ")[0] for line in text.splitlines() if line.startswith("windlass_")}
+
+    before = labels()
+    with (
+        front.bounded(f"{2 * count} requests to as many versions and models", 20),
+        socket.create_connection(front.address) as client,
+    ):
+        for start in range(10, count + 10, ahead):
+            client.sendall(b"".join(line % number for number in range(start, start + ahead) for line in ask))
+            answers = b""
+            while answers.count(b"HTTP/1.1 404") < 2 * ahead or not answers.endswith(b"}"):
+                piece = client.recv(MIB)
+                assert piece, answers
+                answers += piece
+    assert {line for line in labels() - before if 'code="404"' not in line} == set()
+
+
+# --- keys and certificates that change ---
+
+
+def certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    key, chain = folder / f"{name}.key", folder / f"{name}.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(chain)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    key.chmod(0o600)
+    return chain, key
+
+
+def test_keys_and_certificates_are_read_anew_while_it_serves(tmp_path):
+    machine = OneMachine(tmp_path / "machine")
+    affine_tflite(machine.models, "m", 1, 2, 0)
+    keys, chain, key = tmp_path / "keys", tmp_path / "tls.pem", tmp_path / "tls.key"
+    keys.write_text(f"{KEY}\n")
+    first, second = certificate(tmp_path, "first"), certificate(tmp_path, "second")
+
+    def install(pair: tuple[Path, Path]) -> None:
+        for source, target in zip(pair, (chain, key), strict=True):
+            part = target.with_suffix(".part")
+            part.write_bytes(source.read_bytes())
+            part.chmod(0o600)
+            part.replace(target)
+
+    install(first)
+    replica = machine.add_replica(
+        "edge", "--api-key-file", str(keys), "--tls-certificate-file", str(chain), "--tls-key-file", str(key),
+        managed=False,
+    )  # fmt: skip
+    url = replica.url.replace("http://", "https://")
+
+    def ask(pair: tuple[Path, Path], api_key: str, path: str = "/v1/models/m:predict") -> int:
+        trust = ssl.create_default_context(cafile=str(pair[0]))
+        try:
+            return httpx.post(url + path, json=BODY, headers={"X-API-Key": api_key}, verify=trust).status_code
+        except httpx.ConnectError as error:
+            return -1 if "CERTIFICATE_VERIFY_FAILED" in str(error) else -2
+
+    try:
+        wait_until("it answers", lambda: ask(first, KEY) == 200, timeout=150, last_seen=replica.process.tail)
+        assert ask(first, "a-key-that-isn't-one") == 401
+        assert httpx.get(url + "/readyz", verify=ssl.create_default_context(cafile=str(first[0]))).status_code == 200
+        with httpx.Client(verify=ssl.create_default_context(cafile=str(first[0])), headers={"X-API-Key": KEY}) as kept:
+            assert kept.post(url + "/v1/models/m:predict", json=BODY).status_code == 200
+            install(second)
+            wait_until("the new certificate is shown", lambda: ask(second, KEY) == 200)
+            assert ask(first, KEY) == -1
+            assert kept.post(url + "/v1/models/m:predict", json=BODY).status_code == 200  # on its old connection
+        key.write_text("no key")
+        keys.write_text("")
+        wait_until(
+            "both are warned of",
+            lambda: all(
+                words in replica.process.log.read_text() for words in ("TLS certificate stays", "API keys stay")
+            ),
+        )
+        assert ask(second, KEY) == 200
+        install(first)
+        keys.write_text("the-key-of-the-second-client\n")
+        wait_until("both are new", lambda: ask(first, "the-key-of-the-second-client") == 200)
+        assert ask(first, KEY) == 401
+        log = replica.process.log.read_text()
+        assert KEY not in log
+        assert "everyone on this machine can read a secret" in log
+    finally:
+        machine.stop()
+
+
+def test_a_file_of_keys_that_holds_none_is_said_at_the_start(tmp_path):
+    machine = OneMachine(tmp_path)
+    (tmp_path / "keys").write_text("short\n")
+    replica = machine.add_replica("edge", "--api-key-file", str(tmp_path / "keys"), managed=False)
+    assert replica.process.popen.wait(60) == 1
+    assert "line 1 of the file of API keys" in replica.process.tail()
+    assert io.StringIO(replica.process.tail()).readline().startswith("windlass-server: ")
+
+
+def test_struct_is_what_bytes_lengths_are_made_of(front):
+    """BYTES elements that say they are longer than what is there: only a model of strings takes them, so here the
+    parser is asked directly."""
+    from windlass_contract.manifest import DataType
+    from windlass_server.api.oip_tensors import from_binary
+    from windlass_server.errors import ServingError
+
+    for raw in (struct.pack("<I", 2**32 - 1) + b"ab", struct.pack("<I", 3) + b"ab", b"\0\0"):
+        with pytest.raises(ServingError) as caught:
+            from_binary(memoryview(raw), DataType.BYTES, (1,), "x", "m")
+        assert caught.value.http_status == 400
