@@ -16,6 +16,7 @@ import uvloop
 
 from windlass_server import command_line
 from windlass_server.hosting.launcher import Launcher, LauncherError
+from windlass_server.hosting.memory import Room
 from windlass_server.hosting.resident import Resident, ResidentSettings, VersionSpec
 from windlass_server.hosting.slot import HeldResident, Order
 from windlass_server.listening import Listener, StartError
@@ -182,7 +183,7 @@ def _read_predictions_file(path: Path) -> str:
 
 
 def _resident_maker(settings: Settings, launcher: Launcher) -> Callable[[Order, Callable[[], None]], HeldResident]:
-    bounds = ResidentSettings(load_deadline=settings.load_deadline)
+    bounds = ResidentSettings(load_deadline=settings.load_deadline, room=Room(settings.memory_reserve))
 
     def make(order: Order, on_change: Callable[[], None]) -> HeldResident:
         key = order.key

@@ -14,6 +14,7 @@ from windlass_server.errors import Code, ServingError
 from windlass_server.hosting.channel import Answer, ChannelClosedError, RequestTooLargeError, WorkerChannel
 from windlass_server.hosting.cpus import available_cpus
 from windlass_server.hosting.launcher import Launcher, LauncherError, WorkerExit, WorkerProcess
+from windlass_server.hosting.memory import Room
 from windlass_server.tensors import Tensor
 
 _EXIT_SECONDS = 10
@@ -37,6 +38,8 @@ class ResidentSettings:
     """From closing a worker's channel to killing it."""
     stuck_after: float = 120
     """A request that runs for longer than this has a worker that won't answer any more: it is killed."""
+    room: Room | None = None
+    """How much memory there is; None: versions are loaded whether they fit or not."""
     restart_backoff: tuple[float, float] = (0.5, 30)
     """After a crash while serving: the first delay, doubled each time, and the longest."""
 

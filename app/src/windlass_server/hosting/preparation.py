@@ -94,6 +94,7 @@ class Preparation:
         artifact = await self._verify()
         self.found.artifact = artifact
         self._pass(Gate.DIGEST, artifact.digest)
+        self._check_room(artifact.manifest)
         self._enter(VersionState.LOADING)
         try:
             return await self._bring_up(artifact, tested_before)
@@ -183,6 +184,12 @@ class Preparation:
                 "someone is changing it; wait for the copy to end, or give changed files a new version number",
             )
         return artifact
+
+    def _check_room(self, manifest: Manifest) -> None:
+        room = self._settings.room
+        missing = None if room is None else room.lack(manifest)
+        if missing is not None:
+            raise PreparationError(Gate.LOAD, Reason.WONT_FIT, missing)
 
     async def _start(self, artifact: Artifact) -> HostedWorker:
         runtime = RUNTIME_OF[artifact.manifest.format]
