@@ -83,7 +83,7 @@ class Settings(BaseSettings):
         HEALTH.load_deadline, description="seconds in which a version has to be loaded; then it is tried again"
     )
     memory_reserve: Annotated[int, Field(ge=0, le=2**40)] = Field(
-        64 * 1024 * 1024,
+        256 * 1024 * 1024,
         description="bytes of the memory limit that stay free when a version loads; else it waits (WontFit)",
     )
     max_connections: Count = Field(2048, description="open connections and requests; more are answered 503")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from windlass_server.hosting.memory import (
     Level,
     Room,
     folders,
+    kill_first,
     lack,
     need_of,
+    next_look,
     parse_meminfo,
     parse_v1,
     parse_v2,
@@ -110,3 +113,19 @@ def test_a_version_fits_if_the_reserve_stays_free(used, fits):
 def test_here_something_is_left():
     level = Room(0).level()
     assert 0 < level.left <= level.limit
+
+
+@pytest.mark.parametrize(("margin", "seconds"), [(8 << 30, 0.25), (1 << 30, 0.25), (1 << 29, 0.125), (0, 0.005)])
+def test_the_less_is_left_the_sooner_it_looks_again(margin, seconds):
+    assert next_look(margin) == seconds
+
+
+def test_the_kernels_first_choice_is_marked_and_unmarked():
+    with subprocess.Popen(["sleep", "60"]) as process:
+        score = Path(f"/proc/{process.pid}/oom_score_adj")
+        before = score.read_text()
+        undo = kill_first(process.pid)
+        assert score.read_text() == "900\n"
+        undo()
+        assert score.read_text() == before
+        process.kill()

@@ -16,8 +16,8 @@ from windlass_server.hosting.slot import Place, Slot, Ticket
 from windlass_server.tensors import Tensor
 
 _BLAMED_SHARE = 0.5
-"""A request that had no answer in time is the version's fault if it spent this share of the time in the worker: else
-there was simply too much to do."""
+"""A request that had no answer in time is the version's fault if the worker answered nothing for this share of the
+time: else there was simply too much to do."""
 
 
 @dataclass(frozen=True)

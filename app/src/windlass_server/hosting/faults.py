@@ -22,7 +22,7 @@ class NoAnswerInTimeError(ServingError):
     """The worker didn't answer in time."""
 
     def __init__(self, message: str, *, own_share: float) -> None:
-        """`own_share`: of the time that there was, 0 to 1, how much the request spent in the worker and not waiting
-        for its turn."""
+        """`own_share`: of the time that there was, 0 to 1, how long the worker has had this request, or an earlier one,
+        without answering it. The rest is the wait for a turn behind others that were answered."""
         super().__init__(Code.DEADLINE_EXCEEDED, message)
         self.own_share = own_share

@@ -5,7 +5,9 @@ What is read is plain numbers out of small files; what is decided from them is p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,10 @@ FILES_FACTOR = 2.0
 """Of the size of a version's files, when nobody measured it: weights are read, and copied once on the way."""
 WORKER_BYTES = 64 * MIB
 """What a worker has of its own besides the model, when nobody measured it."""
+FASTEST_BYTES_PER_SECOND = 4 << 30
+"""Nobody takes memory faster: the kernel clears each page first."""
+FIRST_CHOICE = 900
+"""Of `oom_score_adj`, whose most is 1000."""
 _NO_LIMIT = 1 << 60
 """Version 1 writes a number near 2^63 for no limit."""
 
@@ -171,3 +177,32 @@ class Room:
     def lack(self, manifest: Manifest) -> str | None:
         """See `lack`."""
         return lack(manifest, self.level(), self.reserve)
+
+    async def run_short(self) -> str:
+        """Waits until less than half of the reserve is left, and says so. Raises `OSError`."""
+        least = self.reserve // 2
+        while (level := self.level()).left >= least:  # noqa: ASYNC110 - the kernel tells nobody beforehand
+            await asyncio.sleep(next_look(level.left - least))
+        return f"it took memory until {_mib(max(level.left, 0))} of {_mib(level.limit)} were left ({level.source})"
+
+
+def next_look(margin: int) -> float:
+    """Seconds until memory is to be looked at again, so that nobody can take `margin` bytes meanwhile."""
+    return min(max(margin / FASTEST_BYTES_PER_SECOND, 0.005), 0.25)
+
+
+def kill_first(pid: int) -> Callable[[], None]:
+    """Has the kernel choose this process first, should memory run out before we act. What is returned undoes it.
+    Does nothing where that isn't permitted."""
+    path = Path(f"/proc/{pid}/oom_score_adj")
+
+    def write(text: str) -> None:
+        with contextlib.suppress(OSError):
+            path.write_text(text)
+
+    try:
+        before = path.read_text()
+    except OSError:
+        return lambda: None
+    write(str(FIRST_CHOICE))
+    return lambda: write(before)

@@ -158,7 +158,9 @@ class Resident:
         except WorkerDownError as error:
             raise WorkerLostError(f"{self._name} can't answer: {error}", worker.pid, worker.crashed) from None
         except TimeoutError:
-            own_share = min((time.monotonic() - sent) / timeout, 1.0) if has_begun else 0.0
+            # Its own run, or another that blocks the worker: either way nothing came of the version meanwhile.
+            ran = max(time.monotonic() - sent if has_begun else 0.0, worker.oldest_seconds)
+            own_share = min(ran / timeout, 1.0)
             message = f"{self._name} had no answer in {timeout:.3g} s"
             raise NoAnswerInTimeError(message, own_share=own_share) from None
         finally:
