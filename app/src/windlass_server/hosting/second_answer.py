@@ -19,8 +19,8 @@ VERSIONS_FAULTS = frozenset({Code.INTERNAL, Code.UNAVAILABLE, Code.DEADLINE_EXCE
 """What a version answers when it failed, crashed or was too slow. Everything else is about the request."""
 LEAST_RESERVE_SECONDS = 0.5
 """Kept of a request's time for the second answer, at least."""
-USUAL_FACTOR = 2
-"""Kept of a request's time: this many times what the second version usually needs."""
+USUAL_FACTOR = 5
+"""Kept of a request's time: this many times what the second version usually needs, but at most half."""
 
 
 def is_answered_again(code: Code, *, explicit: bool, left: float) -> bool:
@@ -41,10 +41,9 @@ def time_for_first(left: float, usual: float | None) -> float:
     `usual`: seconds that the second version needs; None: there is none. A second that needs more than half of the time
     gets none: a version that is slow by nature isn't cut off for its sake.
     """
-    if usual is None:
+    if usual is None or usual > left / 2:
         return left
-    reserve = max(LEAST_RESERVE_SECONDS, USUAL_FACTOR * usual)
-    return left - reserve if reserve <= left / 2 else left
+    return left - min(max(LEAST_RESERVE_SECONDS, USUAL_FACTOR * usual), left / 2)
 
 
 def same_interface(name: str, one: Mapping[str, Signature], other: Mapping[str, Signature]) -> bool:
