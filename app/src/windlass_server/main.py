@@ -20,6 +20,7 @@ from windlass_server.api.access import ApiKeys, KeyFileError
 from windlass_server.connections import ConnectionLimits, Connections
 from windlass_server.hosting.image_decoder import DecoderSettings, ImageDecoder
 from windlass_server.hosting.launcher import Launcher, LauncherError
+from windlass_server.hosting.memory import Room
 from windlass_server.hosting.resident import Resident, ResidentSettings, VersionSpec
 from windlass_server.hosting.slot import HeldResident, Order
 from windlass_server.listening import Listener, StartError
@@ -241,7 +242,7 @@ def _read_predictions_file(path: Path) -> str:
 
 
 def _resident_maker(settings: Settings, launcher: Launcher) -> Callable[[Order, Callable[[], None]], HeldResident]:
-    bounds = ResidentSettings(load_deadline=settings.load_deadline)
+    bounds = ResidentSettings(load_deadline=settings.load_deadline, room=Room(settings.memory_reserve))
 
     def make(order: Order, on_change: Callable[[], None]) -> HeldResident:
         key = order.key

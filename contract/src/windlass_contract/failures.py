@@ -21,6 +21,8 @@ class Gate(StrEnum):
     ACCEPTANCE = "Acceptance"
     SIGNATURE = "Signature"
     """Of the model: what clients send and get."""
+    ERROR_RATE = "ErrorRate"
+    """Of real requests, failed by the version's own fault."""
 
 
 class Reason(StrEnum):
@@ -57,6 +59,8 @@ class Reason(StrEnum):
     """The loaded model hasn't the signatures that its manifest promises."""
     SIGNATURE_CHANGED = "SignatureChanged"
     """Clients of the committed version would break."""
+    ERROR_RATE_EXCEEDED = "ErrorRateExceeded"
+    """It failed too many of its clients' requests by its own fault."""
 
 
 VERDICTS = frozenset(
@@ -68,6 +72,7 @@ VERDICTS = frozenset(
         Reason.ACCEPTANCE_FAILED,
         Reason.SIGNATURE_MISMATCH,
         Reason.SIGNATURE_CHANGED,
+        Reason.ERROR_RATE_EXCEEDED,
     }
 )
 """Only these quarantine. All others are `Stalled`: tried again, while the old version serves."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from windlass_server.errors import Code, ServingError
 from windlass_server.hosting.channel import Answer, ChannelClosedError, RequestTooLargeError, WorkerChannel
 from windlass_server.hosting.cpus import available_cpus
 from windlass_server.hosting.launcher import Launcher, LauncherError, WorkerExit, WorkerProcess
+from windlass_server.hosting.memory import Room
 from windlass_server.tensors import Tensor
 
 _EXIT_SECONDS = 10
@@ -37,6 +38,8 @@ class ResidentSettings:
     """From closing a worker's channel to killing it."""
     stuck_after: float = 120
     """A request that runs for longer than this has a worker that won't answer any more: it is killed."""
+    room: Room | None = None
+    """How much memory there is; None: versions are loaded whether they fit or not."""
     restart_backoff: tuple[float, float] = (0.5, 30)
     """After a crash while serving: the first delay, doubled each time, and the longest."""
 
@@ -70,6 +73,7 @@ class HostedWorker:
     def __init__(self, process: WorkerProcess, settings: ResidentSettings) -> None:
         self._process = process
         self._killed_for: str | None = None
+        self._dismissed = False
         self.down = asyncio.Event()
         """It can't answer any more."""
         self._channel = WorkerChannel(
@@ -112,9 +116,15 @@ class HostedWorker:
         oldest = next(iter(self._running.values()), None)
         return 0.0 if oldest is None else time.monotonic() - oldest
 
-    async def call(self, head: dict[str, Any], tensors: Mapping[str, Tensor] | None = None) -> Answer:
-        """Sends a request when there is a place for it, and waits for the answer. Cancelled, the request keeps its
-        place until the worker has answered it. Raises `WorkerDownError`, and `ServingError` when the worker says so."""
+    async def call(
+        self,
+        head: dict[str, Any],
+        tensors: Mapping[str, Tensor] | None = None,
+        on_sent: Callable[[], None] = lambda: None,
+    ) -> Answer:
+        """Sends a request when there is a place for it, says so by `on_sent`, and waits for the answer. Cancelled, the
+        request keeps its place until the worker has answered it. Raises `WorkerDownError`, and `ServingError` when the
+        worker says so."""
         await self._slots.acquire()
         try:
             future = self._channel.send(head, tensors)
@@ -124,6 +134,7 @@ class HostedWorker:
         except BaseException:
             self._slots.release()
             raise
+        on_sent()
         self._running[future] = time.monotonic()
         future.add_done_callback(self._on_answer)
         try:
@@ -135,11 +146,16 @@ class HostedWorker:
         return answer
 
     async def run(
-        self, signature: str, inputs: Mapping[str, Tensor], outputs: list[str], deadline: float
+        self,
+        signature: str,
+        inputs: Mapping[str, Tensor],
+        outputs: list[str],
+        deadline: float,
+        on_sent: Callable[[], None] = lambda: None,
     ) -> dict[str, Tensor]:
         """Runs a signature. `deadline`: by `time.monotonic`; the worker begins nothing after it. Raises as `call`."""
         head = {"op": "run", "signature": signature, "outputs": outputs, "deadline": deadline}
-        _, answer = await self.call(head, inputs)
+        _, answer = await self.call(head, inputs, on_sent)
         if answer.keys() != set(outputs):
             raise ServingError(Code.INTERNAL, f"the model answered {sorted(answer)}, asked was for {sorted(outputs)}")
         return answer
@@ -158,6 +174,7 @@ class HostedWorker:
     async def end(self, grace: float) -> None:
         """Closes the channel, so that it exits by itself, and kills it when it hasn't after `grace` seconds. Returns
         when it is gone, even when cancelled meanwhile."""
+        self._dismissed = self._dismissed or not self.down.is_set()
         self.down.set()
         self._channel.close()
         if grace:
@@ -165,6 +182,11 @@ class HostedWorker:
         self.kill("it was to end")
         await asyncio.shield(self._process.exited)
         self._process.output.close()
+
+    async def crashed(self) -> bool:
+        """Waits for its end and says whether that was its own fault: nobody else ended it, nor was it told to go."""
+        end = await self.ended()
+        return not self._dismissed and not end.from_outside
 
     async def ended(self) -> WorkerEnd:
         """How it ended; waits for it, and kills what won't end."""

@@ -124,6 +124,22 @@ def crashing(folder: Path, *, at_load: bool) -> None:
     _save(module, folder, {"serving_default": tf.function(compute).get_concrete_function(COLUMN)})
 
 
+def hungry(folder: Path, *, mib: int, at_load: bool) -> None:
+    """Takes `mib` MiB of memory: at load, or for each request (y = x)."""
+    module = tf.Module()
+
+    def eat() -> Any:
+        return tf.reduce_sum(tf.fill([tf.constant(mib), 256, 1024], 1.0))
+
+    if at_load:
+        module.initializer = _AtLoad(eat)
+
+    def compute(x: Any) -> dict[str, Any]:
+        return {"y": x if at_load else x + 0 * eat()}
+
+    _save(module, folder, {"serving_default": tf.function(compute).get_concrete_function(COLUMN)})
+
+
 def refusing(folder: Path) -> None:
     """y = x, but an input with zeros is refused with InvalidArgument; so are zeros at warm-up."""
 
@@ -208,7 +224,7 @@ def _save(module: Any, folder: Path, signatures: dict[str, Any], methods: dict[s
 
 BUILDERS: dict[str, Builder] = {
     builder.__name__: builder
-    for builder in (affine, affine_v1, affine_tflite, identity, slow, crashing, refusing, image_decoder, scorer)
+    for builder in (affine, affine_v1, affine_tflite, identity, slow, crashing, hungry, refusing, image_decoder, scorer)
 }
 
 

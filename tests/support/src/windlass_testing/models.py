@@ -206,6 +206,13 @@ def crashing_on_request(models: Path, model: str, version: int, **manifest: Any)
     return folder
 
 
+def hungry(models: Path, model: str, version: int, *, mib: int, at_load: bool, **manifest: Any) -> Path:
+    """y = x of FP32 [-1, 1]; its worker takes `mib` MiB at load, or for each request, warm-up included."""
+    folder = _copy(models, model, version, "hungry", mib=mib, at_load=at_load)
+    write_manifest(folder, model, version, {"serving_default": _X_TO_Y}, **manifest)
+    return folder
+
+
 def refusing(models: Path, model: str, version: int, **manifest: Any) -> Path:
     """y = x of FP32 [-1, 1]; refuses zeros with InvalidArgument, at warm-up too."""
     folder = _copy(models, model, version, "refusing")
