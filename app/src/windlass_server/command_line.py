@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 from windlass_server.settings import ENV_PREFIX, Settings
 
 _PROGRAM = "windlass-server"
+_REPEATABLE = frozenset({"allow_operation"})
 
 
 class _Help(argparse.HelpFormatter):
@@ -47,12 +48,14 @@ def parse(arguments: Sequence[str]) -> Settings:
 def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
     default = field.default
     text = f"{field.description} [{ENV_PREFIX}{name.upper()}"
-    text += "]" if default is None or default is PydanticUndefined else f", default {_shown(default)}]"
+    text += "]" if default in (None, ()) or default is PydanticUndefined else f", default {_shown(default)}]"
     options: dict[str, Any] = {"help": text.replace("%", "%%"), "default": None}
     if get_origin(field.annotation) is Literal:
         options["choices"] = list(get_args(field.annotation))
     elif field.annotation is bool:
         options["action"] = argparse.BooleanOptionalAction
+    elif name in _REPEATABLE:
+        options |= {"action": "append", "metavar": _metavar(name, field)}
     else:
         options["metavar"] = _metavar(name, field)
     parser.add_argument(f"--{name.replace('_', '-')}", **options)
@@ -69,6 +72,7 @@ def _metavar(name: str, field: FieldInfo) -> str:
         ("port", "PORT"),
         ("host", "ADDRESS"),
         ("operator", "URL"),
+        ("allow_operation", "NAME"),
         ("bytes", "BYTES"),
         ("predictions", "URL"),
     ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,7 +54,11 @@ class Storage:
 class Replica:
     """Belongs to the running event loop. `app` and `metrics` are to be served, `run` is to run, `close` ends it."""
 
-    def __init__(self, settings: Settings, storage: Storage, make_resident: MakeResident) -> None:
+    def __init__(
+        self, settings: Settings, storage: Storage, make_resident: MakeResident, confinement: Callable[[], Mapping[str, str]] = dict
+    ) -> None:
+        """`confinement`: of its workers, for `/health`."""
+        self._confinement = confinement
         self.instance = str(uuid.uuid4())
         self._storage = storage
         self._draining = False
@@ -167,6 +171,7 @@ class Replica:
             notes=(*self._storage.problems, *self.following.problems()),
             epoch=plan.epoch if plan is not None else None,
             instance=self.instance,
+            confinement=self._confinement(),
         )
 
     def _model_facts(self, name: str) -> ModelFacts:
