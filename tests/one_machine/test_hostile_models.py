@@ -157,9 +157,7 @@ def test_an_allowed_write_is_denied_by_the_kernel(trusting: OneMachine, tmp_path
 
 def test_an_allowed_connection_is_denied_by_the_kernel(trusting: OneMachine) -> None:
     with listener() as (address, server):
-        digest = read_manifest(
-            hostile(trusting.models, "connects", 1, "opens_connection", argument=address)
-        ).digest
+        digest = read_manifest(hostile(trusting.models, "connects", 1, "opens_connection", argument=address)).digest
         name = trusting.apply(trusting.document("connects", 1, digest))
         wait_until(
             "it was tried",

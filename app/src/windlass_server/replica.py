@@ -55,7 +55,11 @@ class Replica:
     """Belongs to the running event loop. `app` and `metrics` are to be served, `run` is to run, `close` ends it."""
 
     def __init__(
-        self, settings: Settings, storage: Storage, make_resident: MakeResident, confinement: Callable[[], Mapping[str, str]] = dict
+        self,
+        settings: Settings,
+        storage: Storage,
+        make_resident: MakeResident,
+        confinement: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         """`confinement`: of its workers, for `/health`."""
         self._confinement = confinement

@@ -64,7 +64,7 @@ trials = {
     "signal itself": lambda: os.kill(os.getpid(), 0),
     "start a thread": thread,
     "change rights": lambda: os.chmod(version / "model", 0o777),
-    "trace": lambda: call(101, 16, os.getppid(), 0, 0) if os.uname().machine == "x86_64" else call(117, 16, os.getppid()),
+    "trace": lambda: call(101 if os.uname().machine == "x86_64" else 117, 16, os.getppid(), 0, 0),
     "make a namespace": lambda: call(272 if os.uname().machine == "x86_64" else 97, 0x10000000),
     "use io_uring": lambda: call(425, 1, 0),
     "import a module": lambda: __import__("colorsys"),

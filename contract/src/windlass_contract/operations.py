@@ -220,7 +220,9 @@ class _SaverFunctions:
         if reach & self._graph.named_functions:
             return False
         return all(
-            node.name in self._places[kind] for node in self._graph.main.nodes if any(call in reach for call in node.calls)
+            node.name in self._places[kind]
+            for node in self._graph.main.nodes
+            if any(call in reach for call in node.calls)
         )
 
 

@@ -94,20 +94,27 @@ def _meta_graph(data: memoryview, place: Span) -> MetaGraph:
         elif number == _SAVER_DEF:
             graph.save_node = _node_of(_last_text(data, part, _SAVE_TENSOR)) or graph.save_node
             graph.restore_node = _node_of(_last_text(data, part, _RESTORE_OP)) or graph.restore_node
-        elif number == _COLLECTION_DEF:
+        elif number in {_COLLECTION_DEF, _SIGNATURE_DEF}:
             for value in named(data, part, _VALUE):
-                for nodes in named(data, value, _NODE_LIST):
-                    graph.fetched.update(_node_of(_text(data, each)) for each in named(data, nodes, 1))
-        elif number == _SIGNATURE_DEF:
-            for signature in named(data, part, _VALUE):
-                for output in named(data, signature, _OUTPUTS):
-                    for info in named(data, output, _VALUE):
-                        graph.fetched.update(_tensors(data, info, 0))
+                graph.fetched.update((_collected if number == _COLLECTION_DEF else _outputs)(data, value))
         elif number == _ASSET_FILE_DEF:
             graph.assets.extend(_text(data, each) for each in named(data, part, _ASSET_NAME))
         elif number == _OBJECT_GRAPH_DEF:
             _read_objects(data, part, graph)
     return graph
+
+
+def _collected(data: memoryview, place: Span) -> Iterator[str]:
+    """The nodes of a collection, among them what initializes the model."""
+    for nodes in named(data, place, _NODE_LIST):
+        yield from (_node_of(_text(data, each)) for each in named(data, nodes, 1))
+
+
+def _outputs(data: memoryview, place: Span) -> Iterator[str]:
+    """The nodes that a signature's outputs are of."""
+    for output in named(data, place, _OUTPUTS):
+        for info in named(data, output, _VALUE):
+            yield from _tensors(data, info, 0)
 
 
 def _tensors(data: memoryview, place: Span, depth: int) -> Iterator[str]:
@@ -139,9 +146,7 @@ def _read_graph(data: memoryview, place: Span, graph: MetaGraph) -> None:
 
 def _read_function(data: memoryview, place: Span, graph: MetaGraph) -> None:
     names = [
-        _text(data, each)
-        for signature in named(data, place, _FUNCTION_SIGNATURE)
-        for each in named(data, signature, 1)
+        _text(data, each) for signature in named(data, place, _FUNCTION_SIGNATURE) for each in named(data, signature, 1)
     ] or [""]
     body = graph.functions.setdefault(names[-1], Body(names[-1] or "(unnamed)"))
     for part in named(data, place, _FUNCTION_NODE):

@@ -13,7 +13,6 @@ import os
 import resource
 import struct
 import sys
-import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -43,9 +42,9 @@ _SCOPES = 3  # abstract Unix sockets and signals, since version 6
 _OF_FILES = 0x1 | 0x2 | 0x4 | 0x4000 | 0x8000  # execute, write, read, truncate, ioctl: what a rule for a file may say
 
 _SYSTEM = (
-    ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache")
-    + ("/etc/localtime", "/dev/urandom", "/dev/random", "/dev/zero", "/proc/cpuinfo", "/proc/meminfo")
-    + ("/sys/devices/system/cpu", "/sys/devices/system/node")
+    *("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache"),
+    *("/etc/localtime", "/dev/urandom", "/dev/random", "/dev/zero", "/proc/cpuinfo", "/proc/meminfo"),
+    *("/sys/devices/system/cpu", "/sys/devices/system/node"),
 )
 """What Python, the C library and TensorFlow read of the system; nothing of it is secret."""
 
@@ -133,7 +132,7 @@ def hide_from_others() -> None:
 
 def python_paths() -> list[Path]:
     """Where modules and their libraries are."""
-    named = [sys.prefix, sys.base_prefix, sys.exec_prefix, *sysconfig.get_paths().values(), *sys.path]
+    named = [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, *sys.path]
     named += os.environ.get("LD_LIBRARY_PATH", "").split(":")
     # `/` itself would be everything.
     return sorted({path for name in named if name and (path := Path(name).resolve()) != Path("/")})
@@ -165,7 +164,9 @@ def _allow(rules: int, path: Path, rights: int) -> None:
     try:
         if not path.is_dir():
             rights &= _OF_FILES
-        _check(_libc.syscall(_ADD_RULE, rules, _RULE_PATH_BENEATH, struct.pack("=Qi", rights, descriptor), 0), str(path))
+        _check(
+            _libc.syscall(_ADD_RULE, rules, _RULE_PATH_BENEATH, struct.pack("=Qi", rights, descriptor), 0), str(path)
+        )
     finally:
         os.close(descriptor)
 

@@ -100,11 +100,8 @@ class HostedWorker:
             async with asyncio.timeout(settings.start_deadline):
                 head, _ = await worker.call({"op": "hello"})
             launcher.confined(head["confinement"])
-            if settings.require_confinement and (missing := lacking(head["confinement"])):
-                raise LauncherError(
-                    "--require-confinement: this kernel or container doesn't confine workers as asked: "
-                    + "; ".join(f"{name} is {why}" for name, why in sorted(missing.items()))
-                )
+            if settings.require_confinement:
+                _require_all(head["confinement"])
         except BaseException as error:
             await worker.end(0)
             if isinstance(error, TimeoutError):
@@ -196,6 +193,15 @@ class HostedWorker:
         self._slots.release()
         if not future.cancelled():
             future.exception()  # whoever asked may be gone
+
+
+def _require_all(confinement: dict[str, str]) -> None:
+    missing = lacking(confinement)
+    if missing:
+        raise LauncherError(
+            "--require-confinement: this kernel or container doesn't confine workers as asked: "
+            + "; ".join(f"{name} is {why}" for name, why in sorted(missing.items()))
+        )
 
 
 def _argument(path: Path, settings: ResidentSettings) -> dict[str, Any]:

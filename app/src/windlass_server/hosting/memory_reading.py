@@ -1,4 +1,4 @@
-"""How much memory a worker has to itself, as the kernel counts it. A worker can't open `/proc`: it opens this before."""
+"""How much memory a worker has to itself, as the kernel counts it. A worker opens this before it is confined."""
 
 from __future__ import annotations
 

@@ -157,8 +157,8 @@ def program(machine: str, process: int) -> bytes:
     parts += [_jump(_EQUAL, _CLONE[column], 0, 4), _statement(_LOAD, _FIRST_ARGUMENT)]
     parts += [_jump(_ANY_BIT, _CLONE_THREAD, 0, 1), allow, deny]
     # Signals and limits for itself alone: abort() needs the one, the C library the other.
-    for number, own in ((_KILL, process), (_TGKILL, process), (_PRLIMIT, 0)):
-        parts += [_jump(_EQUAL, number[column], 0, 4), _statement(_LOAD, _FIRST_ARGUMENT)]
+    for call, own in ((_KILL, process), (_TGKILL, process), (_PRLIMIT, 0)):
+        parts += [_jump(_EQUAL, call[column], 0, 4), _statement(_LOAD, _FIRST_ARGUMENT)]
         parts += [_jump(_EQUAL, own, 0, 1), allow, deny]
     return b"".join([*parts, allow])
 

@@ -116,7 +116,9 @@ def _become_worker(
         prepare_to_measure()  # while /proc is in reach
         confinement = confine(Path(message["argument"]["path"]), Path(scratch))
         die_with_parent(launcher)  # the kernel forgets it when privileges change
-        run_worker(socket.socket(fileno=_CHANNEL), message["runtime"], {**message["argument"], "confinement": confinement})
+        run_worker(
+            socket.socket(fileno=_CHANNEL), message["runtime"], {**message["argument"], "confinement": confinement}
+        )
     except BaseException:  # noqa: BLE001
         traceback.print_exc()
         sys.stderr.flush()

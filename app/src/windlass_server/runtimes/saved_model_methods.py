@@ -31,11 +31,7 @@ def methods(path: Path, tag: str = "serve") -> dict[str, str]:
 
 def _methods(data: memoryview, tag: str) -> dict[str, str]:
     for meta_graph in named(data, (0, len(data)), _META_GRAPHS):
-        tags = [
-            bytes(data[a:b])
-            for info in named(data, meta_graph, _META_INFO)
-            for a, b in named(data, info, _TAGS)
-        ]
+        tags = [bytes(data[a:b]) for info in named(data, meta_graph, _META_INFO) for a, b in named(data, info, _TAGS)]
         if tag.encode() in tags:
             found = {}
             for entry in named(data, meta_graph, _SIGNATURE_DEF):

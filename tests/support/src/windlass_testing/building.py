@@ -176,12 +176,10 @@ def hostile(folder: Path, *, does: str, at_load: bool = False, argument: str = "
                 output_types=[tf.float32], output_shapes=[[]], uncompress_fn=_unchanged(), data_transfer_protocol="",
                 target_workers="AUTO",
             )  # fmt: skip
-            element = tf.raw_ops.DatasetToSingleElement(
-                dataset=dataset, output_types=[tf.float32], output_shapes=[[]]
-            )
+            element = tf.raw_ops.DatasetToSingleElement(dataset=dataset, output_types=[tf.float32], output_shapes=[[]])
             return tf.strings.as_string(element[0])
         if does == "runs_python":
-            return tf.py_function(lambda value: tf.strings.as_string(value), [tf.reduce_sum(x)], tf.string)
+            return tf.py_function(tf.strings.as_string, [tf.reduce_sum(x)], tf.string)
         raise ValueError(does)
 
     module = tf.Module()
@@ -270,7 +268,19 @@ def _save(module: Any, folder: Path, signatures: dict[str, Any], methods: dict[s
 
 BUILDERS: dict[str, Builder] = {
     builder.__name__: builder
-    for builder in (affine, affine_v1, affine_tflite, identity, slow, crashing, refusing, image_decoder, scorer, hostile, misbehaving)
+    for builder in (
+        affine,
+        affine_v1,
+        affine_tflite,
+        identity,
+        slow,
+        crashing,
+        refusing,
+        image_decoder,
+        scorer,
+        hostile,
+        misbehaving,
+    )
 }
 
 

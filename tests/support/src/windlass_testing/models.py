@@ -220,8 +220,8 @@ def hostile(
 
 
 def misbehaving(models: Path, model: str, version: int, how: str, **manifest: Any) -> Path:
-    """y = x of FP32 [-1, 1]; on an x above 1000 it spins (as many ms), answers nan or a gigabyte; or it crashes on every
-    50th request, warm-up's included."""
+    """y = x of FP32 [-1, 1]; on an x above 1000 it spins (as many ms), answers nan or a gigabyte; or it crashes on
+    every 50th request, warm-up's included."""
     folder = _copy(models, model, version, "misbehaving", how=how)
     write_manifest(folder, model, version, {"serving_default": _X_TO_Y}, **manifest)
     return folder
