@@ -43,7 +43,7 @@ def outcome(action):
     try:
         action()
         return "done"
-    except OSError as error:
+    except (OSError, ImportError) as error:
         return type(error).__name__
 trials = {
     "read the version": lambda: (version / "model").read_text(),
