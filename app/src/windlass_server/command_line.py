@@ -71,6 +71,7 @@ def _metavar(name: str, field: FieldInfo) -> str:
         ("port", "PORT"),
         ("host", "ADDRESS"),
         ("operator", "URL"),
+        ("allow_operation", "NAME"),
         ("bytes", "BYTES"),
         ("predictions", "URL"),
     ):

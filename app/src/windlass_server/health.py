@@ -95,6 +95,8 @@ class Facts:
     """What else is amiss, each in a sentence with its remedy."""
     epoch: int | None = None
     instance: str | None = None
+    confinement: Mapping[str, str] = field(default_factory=dict)
+    """Of workers, as the newest said."""
 
 
 def live(facts: Facts) -> tuple[bool, list[str]]:
@@ -132,6 +134,7 @@ def health(facts: Facts, now: datetime) -> Health:
         reasons=reasons,
         epoch=facts.epoch,
         instance=facts.instance,
+        confinement=dict(facts.confinement),
         models={
             name: {str(version.version): str(version.state) for version in model.versions}
             for name, model in sorted(facts.models.items())

@@ -19,6 +19,7 @@ from windlass_server import command_line
 from windlass_server.api.access import ApiKeys, KeyFileError
 from windlass_server.connections import ConnectionLimits, Connections
 from windlass_server.hosting.image_decoder import DecoderSettings, ImageDecoder
+from windlass_server.hosting.confinement import hide_from_others
 from windlass_server.hosting.launcher import Launcher, LauncherError
 from windlass_server.hosting.memory import Room
 from windlass_server.hosting.resident import Resident, ResidentSettings, VersionSpec
@@ -63,6 +64,7 @@ async def serve(settings: Settings) -> None:
     _check_certificates(settings.operator_ca_file)
     clients = Listener(settings.host, settings.port, "clients", "--port")
     numbers = Listener(settings.metrics_host or settings.host, settings.metrics_port, "metrics", "--metrics-port")
+    _hide()
     # Before any secret is read: workers descend from it.
     launcher = Launcher()
     try:
@@ -80,7 +82,15 @@ async def serve(settings: Settings) -> None:
         ),
     )
     connections = Connections(_connection_limits(settings))
-    replica = Replica(settings, storage, _resident_maker(settings, launcher), connections, images, keys)
+    replica = Replica(
+        settings,
+        storage,
+        _resident_maker(settings, launcher),
+        connections,
+        images,
+        keys,
+        confinement=lambda: launcher.confinement,
+    )
     log.info("starting", server=settings.server_name, replica=settings.replica, instance=replica.instance)
     running = asyncio.create_task(replica.run())
     stopping = asyncio.create_task(stop.wait())
@@ -137,6 +147,14 @@ def _stop_on_signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     return stop
+
+
+def _hide() -> None:
+    """Others of this user, workers above all, are not to look into this process."""
+    try:
+        hide_from_others()
+    except OSError as error:
+        log.warning("other processes of this user can look into this one", reason=str(error))
 
 
 def _check_models(folder: Path) -> None:
@@ -242,7 +260,12 @@ def _read_predictions_file(path: Path) -> str:
 
 
 def _resident_maker(settings: Settings, launcher: Launcher) -> Callable[[Order, Callable[[], None]], HeldResident]:
-    bounds = ResidentSettings(load_deadline=settings.load_deadline, room=Room(settings.memory_reserve))
+    bounds = ResidentSettings(
+        load_deadline=settings.load_deadline,
+        room=Room(settings.memory_reserve),
+        allow_operations=frozenset(settings.allow_operation),
+        require_confinement=settings.require_confinement,
+    )
 
     def make(order: Order, on_change: Callable[[], None]) -> HeldResident:
         key = order.key

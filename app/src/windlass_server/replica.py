@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,7 +66,10 @@ class Replica:
         connections: Connections,
         images: ImageDecoding,
         keys: ApiKeys | None = None,
+        confinement: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
+        """`confinement`: of its workers, for `/health`."""
+        self._confinement = confinement
         self.instance = str(uuid.uuid4())
         self._storage = storage
         self._keys = keys
@@ -185,6 +188,7 @@ class Replica:
             notes=(*self._storage.problems, *self._open_breakers(), *self.following.problems()),
             epoch=plan.epoch if plan is not None else None,
             instance=self.instance,
+            confinement=self._confinement(),
         )
 
     def _open_breakers(self) -> list[str]:

@@ -24,6 +24,7 @@ UNMANAGED_SERVER = "default"
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Field(ge=1, le=2**40)]
+OperationName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_>.]{1,200}$")]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -115,6 +116,16 @@ class Settings(BaseSettings):
         HEALTH.stop_grace_period, description="seconds from SIGTERM to the end, whatever is unfinished then"
     )
 
+    # What models may do.
+    allow_operation: Annotated[tuple[OperationName, ...], NoDecode] = Field(
+        (),
+        description="an operation that models may use although it reads files, opens connections or runs code "
+        "(repeatable; as a variable: names separated by commas)",
+    )
+    require_confinement: bool = Field(
+        False, description="run no model unless this kernel confines its process by every measure; /health names them"
+    )
+
     # What it says.
     predictions: str | None = Field(
         None,
@@ -151,6 +162,11 @@ class Settings(BaseSettings):
     )
     log_format: Literal["json", "console"] = Field("json", description="one JSON object per line, or text for people")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+
+    @field_validator("allow_operation", mode="before")
+    @classmethod
+    def _split(cls, names: object) -> object:
+        return [name.strip() for name in names.split(",") if name.strip()] if isinstance(names, str) else names
 
     @field_validator("operator")
     @classmethod

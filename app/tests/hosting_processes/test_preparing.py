@@ -83,6 +83,7 @@ def test_a_good_version_goes_through_all_states_and_answers(run: Run, make_resid
     assert report.failure is None
     assert [gate.gate for gate in report.gates] == [
         Gate.DIGEST,
+        Gate.OPERATIONS,
         Gate.LOAD,
         Gate.SIGNATURE,
         Gate.WARM_UP,
@@ -203,7 +204,7 @@ def test_a_model_that_crashes_at_load_fails_with_the_signal_and_its_last_words(
     assert resident.failure is not None
     assert (resident.failure.gate, resident.failure.reason) == (Gate.LOAD, Reason.WORKER_CRASHED)
     assert "was ended by SIGABRT" in resident.failure.message
-    assert "the model aborts at load" in resident.failure.message
+    assert "Check failed" in resident.failure.message
 
 
 def test_a_load_beyond_its_deadline_is_no_verdict_and_leaves_no_worker(
@@ -358,7 +359,7 @@ def test_a_model_that_refuses_zeros_is_warmed_up_with_its_own_samples(
     run(plain.prepare())
     run(sampled.prepare())
     assert plain.state is sampled.state is VersionState.PREPARED
-    statistic = {resident.spec.model: resident.gates[3].statistic for resident in (plain, sampled)}
+    statistic = {resident.spec.model: resident.gates[4].statistic for resident in (plain, sampled)}
     assert statistic == {"plain": "2 runs; zeros were refused by serving_default", "sampled": "2 runs"}
 
 

@@ -93,9 +93,12 @@ def test_a_worker_has_no_environment_no_descriptor_and_no_folder_but_its_own(
             process = Path(f"/proc/{worker.pid}")
             names = {line.partition(b"=")[0] for line in (process / "environ").read_bytes().split(b"\0") if line}
             assert names <= {b"LANG", b"PATH", b"TF_CPP_MIN_LOG_LEVEL", b"TF_ENABLE_ONEDNN_OPTS", b"LD_LIBRARY_PATH"}
-            await until(lambda: {entry.name for entry in (process / "fd").iterdir()} == {"0", "1", "2", "3"})
+            await until(lambda: {entry.name for entry in (process / "fd").iterdir()} == {"0", "1", "2", "3", "4", "5"})
             assert (process / "fd" / "0").readlink() == Path(os.devnull)
             assert str((process / "fd" / "3").readlink()).startswith("socket:")
+            # What it may know of itself: its memory's size and its command line.
+            assert (process / "fd" / "4").readlink() == process / "smaps_rollup"
+            assert (process / "fd" / "5").readlink() == process / "cmdline"
             scratch = (process / "cwd").readlink()
             assert scratch.is_relative_to(tmp_path / "scratch")
             await end(worker)

@@ -139,4 +139,4 @@ def test_a_tflite_file_that_cannot_be_read_fails_to_load(run: Run, make_resident
     run(resident.prepare())
     assert resident.state is VersionState.FAILED
     assert resident.failure is not None
-    assert resident.failure.message.startswith("it can't be loaded: ValueError")
+    assert resident.failure.message.startswith("its operations can't be read: ValueError: it is no TFLite file")

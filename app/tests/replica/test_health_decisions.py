@@ -170,6 +170,7 @@ def test_health_has_the_fields_that_every_platform_reads():
         "epoch": 7,
         "instance": "iiiiiiii",
         "models": {"m": {"1": "Prepared"}},
+        "confinement": {},
     }
 
 

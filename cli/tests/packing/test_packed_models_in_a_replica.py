@@ -213,3 +213,13 @@ def test_a_model_that_kills_its_process_is_refused_and_nothing_is_left(tmp_path:
     assert result.exit_code == 1
     assert "ended by SIGABRT" in result.output
     assert list((tmp_path / "m").iterdir()) == []
+
+
+def test_packing_warns_of_operations_that_replicas_refuse(tmp_path: Path) -> None:
+    source = windlass_testing.store.built("hostile", does="reads_file", at_load=False, argument="/etc/hostname")
+    result = CliRunner().invoke(
+        app, ["pack", str(source), "--model", "m", "--version", "1", "-o", str(tmp_path), "--no-parity", "--no-measure"]
+    )
+    assert result.exit_code == 0, result.output
+    assert "replicas will refuse this version" in " ".join(result.output.split())
+    assert "--allow-operation ReadFile" in " ".join(result.output.split())

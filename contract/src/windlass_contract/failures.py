@@ -15,6 +15,8 @@ class Gate(StrEnum):
 
     FETCH = "Fetch"
     DIGEST = "Digest"
+    OPERATIONS = "Operations"
+    """What the model's program may do."""
     LOAD = "Load"
     WARM_UP = "WarmUp"
     PARITY = "Parity"
@@ -50,6 +52,8 @@ class Reason(StrEnum):
     WORKER_LOST = "WorkerLost"
     """Its process was ended from outside (stopped, killed by the system)."""
     # Verdicts on the artifact: quarantined.
+    FORBIDDEN_OPERATION = "ForbiddenOperation"
+    """It reads files, opens connections, runs Python, or does something unknown."""
     LOAD_FAILED = "LoadFailed"
     WORKER_CRASHED = "WorkerCrashed"
     WARM_UP_FAILED = "WarmUpFailed"
@@ -65,6 +69,7 @@ class Reason(StrEnum):
 
 VERDICTS = frozenset(
     {
+        Reason.FORBIDDEN_OPERATION,
         Reason.LOAD_FAILED,
         Reason.WORKER_CRASHED,
         Reason.WARM_UP_FAILED,

@@ -49,3 +49,6 @@ class Health(Document):
     instance: str | None = None
     models: dict[str, dict[str, str]] = {}
     """Model to version to state."""
+    confinement: dict[str, str] = {}
+    """What the kernel denies the processes that run models: measure to `in force`, or why it isn't. Empty before the
+    first."""

@@ -12,6 +12,7 @@ from typing import Any
 from windlass_contract.health import HEALTH
 from windlass_server.errors import Code, ServingError
 from windlass_server.hosting.channel import Answer, ChannelClosedError, RequestTooLargeError, WorkerChannel
+from windlass_server.hosting.confinement import lacking
 from windlass_server.hosting.cpus import available_cpus
 from windlass_server.hosting.launcher import Launcher, LauncherError, WorkerExit, WorkerProcess
 from windlass_server.hosting.memory import Room
@@ -40,6 +41,10 @@ class ResidentSettings:
     """A request that runs for longer than this has a worker that won't answer any more: it is killed."""
     room: Room | None = None
     """How much memory there is; None: versions are loaded whether they fit or not."""
+    allow_operations: frozenset[str] = frozenset()
+    """Operations that models may use besides those that compute."""
+    require_confinement: bool = False
+    """A worker that isn't confined by every measure runs no model."""
     restart_backoff: tuple[float, float] = (0.5, 30)
     """After a crash while serving: the first delay, doubled each time, and the longest."""
 
@@ -97,7 +102,10 @@ class HostedWorker:
         worker = cls(process, settings)
         try:
             async with asyncio.timeout(settings.start_deadline):
-                await worker.call({"op": "hello"})
+                head, _ = await worker.call({"op": "hello"})
+            launcher.confined(head["confinement"])
+            if settings.require_confinement:
+                _require_all(head["confinement"])
         except BaseException as error:
             await worker.end(0)
             if isinstance(error, TimeoutError):
@@ -207,6 +215,15 @@ class HostedWorker:
         self._slots.release()
         if not future.cancelled():
             future.exception()  # whoever asked may be gone
+
+
+def _require_all(confinement: dict[str, str]) -> None:
+    missing = lacking(confinement)
+    if missing:
+        raise LauncherError(
+            "--require-confinement: this kernel or container doesn't confine workers as asked: "
+            + "; ".join(f"{name} is {why}" for name, why in sorted(missing.items()))
+        )
 
 
 def _argument(path: Path, settings: ResidentSettings) -> dict[str, Any]:

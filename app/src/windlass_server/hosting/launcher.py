@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from windlass_server.hosting.confinement import lacking
 from windlass_server.hosting.output import OutputReader
 from windlass_server.hosting.processes import receive_message, send_message
 
@@ -106,6 +107,8 @@ class Launcher:
         self._next_id = 0
         self.template_seconds: dict[str, float] = {}
         """How long each runtime's template took to import it."""
+        self.confinement: dict[str, str] = {}
+        """What workers are denied by the kernel, as the newest said: measure to `in force`, or why it isn't."""
         self._ready: dict[str, asyncio.Future[None]] = {}
         self.preparing = asyncio.Lock()
         """Held while a worker is loaded anew after a crash: one load at a time, so that loads don't add up."""
@@ -232,6 +235,13 @@ class Launcher:
     def kill(self, identity: int) -> None:
         """Ends a worker, also one that is about to be born."""
         self._send_if_up({"op": "kill", "id": identity})
+
+    def confined(self, report: dict[str, str]) -> None:
+        """Takes down what a worker says of its confinement; logged when it is new."""
+        if report != self.confinement:
+            self.confinement = report
+            level = logging.WARNING if lacking(report) else logging.INFO
+            _log.log(level, "workers are confined: %s", ", ".join(f"{name} {why}" for name, why in report.items()))
 
     def _send_if_up(self, message: dict[str, Any]) -> None:
         if self._control is not None:

@@ -142,6 +142,7 @@ class Preparation:
         return worker
 
     async def _prove(self, worker: HostedWorker, manifest: Manifest, tested_before: bool) -> None:
+        await self._check_operations(worker, manifest)
         await self._load(worker, manifest)
         await self._verify()  # what was loaded is what was verified: nothing changed in between
         self._enter(VersionState.WARMING_UP)
@@ -227,6 +228,19 @@ class Preparation:
             raise PreparationError(
                 Gate.LOAD, Reason.RUNTIME_UNAVAILABLE, f"no worker of the {runtime} runtime could be started: {error}"
             ) from error
+
+    async def _check_operations(self, worker: HostedWorker, manifest: Manifest) -> None:
+        """Read in the worker: it is confined by now, and this loop stays free."""
+        head = {"op": "check", "format": manifest.format.value, "allowed": sorted(self._settings.allow_operations)}
+        try:
+            answer, _ = await worker.call(head)
+        except ServingError as error:
+            raise self._fail(
+                Gate.OPERATIONS, Reason.LOAD_FAILED, f"its operations can't be read: {error.message}"
+            ) from None
+        if answer["forbidden"]:
+            raise self._fail(Gate.OPERATIONS, Reason.FORBIDDEN_OPERATION, answer["forbidden"])
+        self._pass(Gate.OPERATIONS)
 
     async def _load(self, worker: HostedWorker, manifest: Manifest) -> None:
         started = time.monotonic()

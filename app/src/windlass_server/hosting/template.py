@@ -15,8 +15,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
+from windlass_server.hosting.confinement import confine
+from windlass_server.hosting.memory_reading import prepare_to_measure
 from windlass_server.hosting.processes import (
     arrange_descriptors,
     await_adoption,
@@ -115,7 +118,12 @@ def _become_worker(
         os.chdir(scratch)
         for name in ("HOME", "TMPDIR"):
             os.environ[name] = scratch
-        run_worker(socket.socket(fileno=_CHANNEL), message["runtime"], message["argument"])
+        prepare_to_measure()  # while /proc is in reach
+        confinement = confine(Path(message["argument"]["path"]), Path(scratch))
+        die_with_parent(launcher)  # the kernel forgets it when privileges change
+        run_worker(
+            socket.socket(fileno=_CHANNEL), message["runtime"], {**message["argument"], "confinement": confinement}
+        )
     except BaseException:  # noqa: BLE001
         traceback.print_exc()
         sys.stderr.flush()

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from windlass_contract.manifest import Signature
+from windlass_contract.manifest import ModelFormat, Signature
+from windlass_contract.operations import describe, forbidden_operations
 from windlass_server.errors import Code, ServingError
 from windlass_server.hosting.frames import (
     MAX_BUFFERS,
@@ -29,6 +30,7 @@ from windlass_server.hosting.frames import (
     lengths,
     size_of,
 )
+from windlass_server.hosting.memory_reading import private_bytes
 from windlass_server.runtimes import import_runtime
 from windlass_server.runtimes.runtime import Runtime, check_inputs
 from windlass_server.tensors import Tensor
@@ -43,7 +45,7 @@ _Work = Callable[[dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], dict
 
 def run(channel: socket.socket, runtime: str, argument: dict[str, Any]) -> NoReturn:
     """The whole life of a worker. `argument`: `path` of the version's folder, `threads`, `maxRequestBytes`,
-    `maxAnswerBytes`, `scratch`."""
+    `maxAnswerBytes`, `scratch`, and `confinement`: what it is denied by the kernel."""
     channel.setblocking(True)
     worker = Worker(channel, runtime, argument)
     threads = [threading.Thread(target=worker.serve, daemon=True) for _ in range(argument["threads"] - 1)]
@@ -63,10 +65,16 @@ class Worker:
         self._threads: int = argument["threads"]
         self._max_request_bytes: int = argument["maxRequestBytes"]
         self._max_answer_bytes: int = argument["maxAnswerBytes"]
+        self._confinement: dict[str, str] = argument["confinement"]
         self._model: Runtime | None = None
         self._reading = threading.Lock()
         self._writing = threading.Lock()
-        self._work: dict[str, _Work] = {"hello": self._hello, "load": self._load, "run": self._run}
+        self._work: dict[str, _Work] = {
+            "hello": self._hello,
+            "check": self._check,
+            "load": self._load,
+            "run": self._run,
+        }
 
     def serve(self) -> NoReturn:
         """Takes requests until the channel ends, and with it the process."""
@@ -99,7 +107,12 @@ class Worker:
         return pieces
 
     def _hello(self, _head: dict[str, Any], _tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        return {"memory": private_bytes()}, {}
+        return {"memory": private_bytes(), "confinement": self._confinement}, {}
+
+    def _check(self, head: dict[str, Any], _tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What the model may not do, in a sentence; empty: nothing. It isn't loaded yet."""
+        found = forbidden_operations(self._path, ModelFormat(head["format"]), head["allowed"])
+        return {"forbidden": describe(found) if found else ""}, {}
 
     def _load(self, _head: dict[str, Any], _tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         module = import_runtime(self._runtime_name)
@@ -161,13 +174,3 @@ def _refusal(identity: int, code: Code, message: str) -> list[Buffer]:
     # An error's text may hold bytes of a model that are no text.
     text = message[:_MAX_MESSAGE].encode("utf-8", "replace").decode()
     return encode({"id": identity, "code": code.value, "message": text})
-
-
-def private_bytes() -> int:
-    """Memory that is this process's alone, in bytes: what ending it gives back."""
-    total = 0
-    with Path("/proc/self/smaps_rollup").open() as lines:
-        for line in lines:
-            if line.startswith("Private_"):
-                total += int(line.split()[1]) * 1024
-    return total

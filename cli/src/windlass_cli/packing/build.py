@@ -14,6 +14,7 @@ from windlass_cli.terminal import Progress, size
 from windlass_contract.artifact import ArtifactError, list_files
 from windlass_contract.document import DocumentError
 from windlass_contract.manifest import MANIFEST_NAME, OWN_FOLDER, Manifest, ModelFormat
+from windlass_contract.operations import describe, forbidden_operations
 
 from .folder import copy_file, copy_tree, refuse_existing, staged, sync, write_file
 from .helper import require, run_program
@@ -98,6 +99,7 @@ def pack(
             _export(source, folder, conversion, progress)
         manifest_format = ModelFormat.TFLITE if kind == "tflite" else ModelFormat.SAVED_MODEL
         manifest, notes = _describe(folder, folder, manifest_format, model, version, description, progress)
+        notes += _what_replicas_refuse(folder, manifest_format)
         progress.step("writing to disk")
         sync(folder)
         write_file(folder / MANIFEST_NAME, manifest_text(manifest))
@@ -124,6 +126,7 @@ def adopt(folder: Path, model: str, version: int, description: Description, prog
     done = False
     try:
         manifest, notes = _describe(folder, folder, manifest_format, model, version, description, progress)
+        notes += _what_replicas_refuse(folder, manifest_format)
         progress.step("writing the manifest")
         if own.exists():
             sync(own)
@@ -244,6 +247,15 @@ def _describe(
         return Manifest.parse(fields, "the manifest"), told.notes
     except DocumentError as error:
         raise UserError(str(error)) from error
+
+
+def _what_replicas_refuse(folder: Path, manifest_format: ModelFormat) -> list[str]:
+    """A note when the model uses operations that replicas don't run."""
+    try:
+        found = forbidden_operations(folder, manifest_format)
+    except ValueError as error:
+        raise UserError(f"the operations of the model can't be read: {error}") from error
+    return [f"replicas will refuse this version: {describe(found)}"] if found else []
 
 
 def _files(folder: Path, progress: Progress) -> list[Any]:

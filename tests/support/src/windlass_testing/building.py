@@ -112,14 +112,14 @@ def slow(folder: Path) -> None:
 
 
 def crashing(folder: Path, *, at_load: bool) -> None:
-    """Aborts its process: at load, or on an input above 1000 (else y = x). Its graph is legal; the Abort operation
-    stands for every CHECK that fails inside TensorFlow."""
+    """Aborts its process: at load, or on an input above 1000 (else y = x), by a check inside TensorFlow that fails: a
+    convolution of a tensor whose rank is known to be wrong only when it runs."""
     module = tf.Module()
     if at_load:
-        module.initializer = _AtLoad(lambda: _abort(tf.constant(0.0), "the model aborts at load"))
+        module.initializer = _AtLoad(lambda: _abort(tf.constant([[0.0]])))
 
     def compute(x: Any) -> dict[str, Any]:
-        return {"y": tf.cond(tf.reduce_any(x > 1000), lambda: _abort(x, "the model aborts on this input"), lambda: x)}
+        return {"y": tf.cond(tf.reduce_any(x > 1000), lambda: _abort(x), lambda: x)}
 
     _save(module, folder, {"serving_default": tf.function(compute).get_concrete_function(COLUMN)})
 
@@ -175,6 +175,64 @@ def scorer(folder: Path, *, weights: list[list[float]]) -> None:
     _save(module, folder, {"serving_default": tf.function(compute).get_concrete_function(spec)})
 
 
+def hostile(folder: Path, *, does: str, at_load: bool = False, argument: str = "") -> None:
+    """y = x, after doing something that a model has no business with, when it is loaded or at each request; what there
+    is to see of it is in the output `seen`."""
+
+    def act(x: Any) -> Any:
+        if does == "reads_file":
+            return tf.io.read_file(argument)
+        if does == "writes_file":
+            with tf.control_dependencies([tf.raw_ops.WriteFile(filename=argument, contents="written by a model")]):
+                return tf.constant("written")
+        if does == "opens_connection":
+            dataset = tf.raw_ops.DataServiceDatasetV4(
+                dataset_id="1", processing_mode="", address=argument, protocol="grpc", job_name="", consumer_index=-1,
+                num_consumers=-1, max_outstanding_requests=1, iteration_counter=tf.raw_ops.DummyIterationCounter(),
+                output_types=[tf.float32], output_shapes=[[]], uncompress_fn=_unchanged(), data_transfer_protocol="",
+                target_workers="AUTO",
+            )  # fmt: skip
+            element = tf.raw_ops.DatasetToSingleElement(dataset=dataset, output_types=[tf.float32], output_shapes=[[]])
+            return tf.strings.as_string(element[0])
+        if does == "runs_python":
+            return tf.py_function(tf.strings.as_string, [tf.reduce_sum(x)], tf.string)
+        raise ValueError(does)
+
+    module = tf.Module()
+    if at_load:
+        module.initializer = _AtLoad(lambda: act(tf.zeros([1, 1])))
+
+    def compute(x: Any) -> dict[str, Any]:
+        seen = tf.constant("at load") if at_load else act(x)
+        return {"y": tf.identity(x), "seen": tf.reshape(seen, [1])}
+
+    _save(module, folder, {"serving_default": tf.function(compute).get_concrete_function(COLUMN)})
+
+
+def misbehaving(folder: Path, *, how: str) -> None:
+    """y = x of computing alone, but on an x above 1000 it spins for as many milliseconds, crashes, answers NaN, or a
+    gigabyte."""
+    module = tf.Module()
+    module.requests = tf.Variable(0, dtype=tf.int64, name="requests")
+
+    def compute(x: Any) -> dict[str, Any]:
+        if how == "spins":
+            return {"y": x + 0 * tf.cast(_spin(tf.cast(tf.reduce_max(x), tf.float64) / 1000), tf.float32)}
+        if how == "nan":
+            return {"y": tf.where(x > 1000, float("nan"), x)}
+        if how == "gigabyte":
+            rows = tf.where(tf.reduce_any(x > 1000), 2**28, tf.shape(x)[0])
+            return {"y": tf.broadcast_to(x[:1], [rows, 1])}
+        number = module.requests.assign_add(1, read_value=True)
+        return {"y": tf.cond(number % 50 == 0, lambda: _abort(x), lambda: x)}
+
+    _save(module, folder, {"serving_default": tf.function(compute).get_concrete_function(COLUMN)})
+
+
+def _unchanged() -> Any:
+    return tf.function(lambda value: value).get_concrete_function(tf.TensorSpec([], tf.variant))
+
+
 class _AtLoad(tf.saved_model.experimental.TrackableResource):  # type: ignore[misc]
     """A resource whose initializer runs each time the SavedModel is loaded."""
 
@@ -189,14 +247,16 @@ class _AtLoad(tf.saved_model.experimental.TrackableResource):  # type: ignore[mi
     def _initialize(self) -> None:
         # Only the load is to feel it, not the building here.
         if not tf.executing_eagerly():
-            with tf.control_dependencies([self._action()]):
-                tf.print("initialized", output_stream="file:///dev/null")
+            # What only has to come before another may be left out by TensorFlow; what is shown may not.
+            tf.print("initialized", self._action())
 
 
-def _abort(value: Any, message: str) -> Any:
-    # TensorFlow takes Abort for an operation without effects: it runs only because something depends on it.
-    with tf.control_dependencies([tf.raw_ops.Abort(error_msg=message)]):
-        return tf.identity(value)
+def _abort(matrix: Any) -> Any:
+    shape = tf.shape(matrix)
+    # Of rank 2, which only the kernel gets to know: nothing before it can tell that all of the shape is kept.
+    unknown = tf.reshape(matrix, tf.boolean_mask(shape, tf.fill([2], tf.timestamp() > 0)))
+    ended = tf.raw_ops.Conv2D(input=unknown, filter=tf.ones([1, 1, 1, 1]), strides=[1, 1, 1, 1], padding="SAME")
+    return tf.reshape(ended, shape)
 
 
 def _spin(seconds: Any) -> Any:
@@ -224,7 +284,20 @@ def _save(module: Any, folder: Path, signatures: dict[str, Any], methods: dict[s
 
 BUILDERS: dict[str, Builder] = {
     builder.__name__: builder
-    for builder in (affine, affine_v1, affine_tflite, identity, slow, crashing, hungry, refusing, image_decoder, scorer)
+    for builder in (
+        affine,
+        affine_v1,
+        affine_tflite,
+        identity,
+        slow,
+        crashing,
+        hungry,
+        refusing,
+        image_decoder,
+        scorer,
+        hostile,
+        misbehaving,
+    )
 }
 
 

@@ -213,6 +213,27 @@ def hungry(models: Path, model: str, version: int, *, mib: int, at_load: bool, *
     return folder
 
 
+def hostile(
+    models: Path, model: str, version: int, does: str, *, at_load: bool = False, argument: str = "", **manifest: Any
+) -> Path:
+    """y = x of FP32 [-1, 1]; `does` what a model has no business with: reads_file, writes_file, opens_connection (their
+    `argument`: a path, an address), runs_python. Output `seen` BYTES [1] tells of it."""
+    folder = _copy(models, model, version, "hostile", does=does, at_load=at_load, argument=argument)
+    outputs = {"y": _COLUMN, "seen": spec(DataType.BYTES, [1])}
+    write_manifest(
+        folder, model, version, {"serving_default": Signature(inputs={"x": _COLUMN}, outputs=outputs)}, **manifest
+    )
+    return folder
+
+
+def misbehaving(models: Path, model: str, version: int, how: str, **manifest: Any) -> Path:
+    """y = x of FP32 [-1, 1]; on an x above 1000 it spins (as many ms), answers nan or a gigabyte; or it crashes on
+    every 50th request, warm-up's included."""
+    folder = _copy(models, model, version, "misbehaving", how=how)
+    write_manifest(folder, model, version, {"serving_default": _X_TO_Y}, **manifest)
+    return folder
+
+
 def refusing(models: Path, model: str, version: int, **manifest: Any) -> Path:
     """y = x of FP32 [-1, 1]; refuses zeros with InvalidArgument, at warm-up too."""
     folder = _copy(models, model, version, "refusing")
