@@ -38,6 +38,9 @@ def main(folder: Path) -> None:
     total = keras.layers.Add(name="total")([left, right])
     save(keras.Model([left, right], [total, keras.layers.Dense(1, name="price")(total)]), "several.keras")
 
+    left, right = keras.Input((2,), name="left-hand side"), keras.Input((2,), name="2nd")
+    save(keras.Model([left, right], keras.layers.Add(name="total")([left, right])), "odd_names.keras")
+
     code = keras.Sequential([keras.Input((2,), name="x"), keras.layers.Lambda(lambda x: x * 2, name="twice")])
     save(code, "code.keras")
 

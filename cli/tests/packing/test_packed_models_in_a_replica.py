@@ -60,6 +60,7 @@ def packed(keras_models: Path, pack: Pack) -> dict[str, Path]:
         "keras": pack(keras_models / "named.keras", "keras", "--image", "8x8x1", "--scale", "1/255"),
         "h5": pack(keras_models / "automatic.h5", "h5"),
         "several": pack(keras_models / "several.keras", "several", "--warmup", "1,4"),
+        "odd_names": pack(keras_models / "odd_names.keras", "odd_names"),
         "saved_model": pack(built("affine", scale=0.5, offset=2.0, ballast_mb=0, load_seconds=0), "saved_model"),
         "tensorflow_1": pack(built("affine_v1", scale=0.5, offset=2.0), "tensorflow_1"),
         "all_types": pack(built("identity", types=types), "all_types"),
@@ -85,7 +86,18 @@ def found(packed: dict[str, Path]) -> dict[str, dict[str, Any]]:
 
 
 KINDS = [
-    *("keras", "h5", "several", "saved_model", "tensorflow_1", "all_types", "pictures", "tflite", "unnamed"),
+    *(
+        "keras",
+        "h5",
+        "several",
+        "odd_names",
+        "saved_model",
+        "tensorflow_1",
+        "all_types",
+        "pictures",
+        "tflite",
+        "unnamed",
+    ),
     *("preprocessed", "with_table"),
 ]
 
@@ -114,6 +126,11 @@ def test_keras_names_that_people_gave_are_kept_and_automatic_ones_dont_count_up(
 def test_several_inputs_and_outputs_keep_their_names(found: Any) -> None:
     signature = found["several"]["declared"]["serving_default"]
     assert (sorted(signature["inputs"]), sorted(signature["outputs"])) == (["left", "right"], ["price", "total"])
+
+
+def test_names_that_tensorflow_cant_take_are_written_as_it_writes_them(found: Any) -> None:
+    signature = found["odd_names"]["declared"]["serving_default"]
+    assert (sorted(signature["inputs"]), list(signature["outputs"])) == (["arg_2nd", "left_hand_side"], ["total"])
 
 
 def test_methods_of_tensorflow_serving_are_kept(found: Any) -> None:

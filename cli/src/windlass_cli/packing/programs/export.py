@@ -136,12 +136,13 @@ def _why_not_loaded(source: Path, message: str) -> str:
 
 def _input_names(model: Any) -> list[str] | None:
     """Names that people gave are kept; automatic ones count up with each model of a session, so that they would change
-    with every training: they become input_0, input_1, …"""
+    with every training: they become input_0, input_1, … What can't be an argument of TensorFlow's functions is written
+    as they write it: `a-b` as `a_b`, `1x` as `arg_1x`."""
     if not getattr(model, "inputs", None):
         return None
     names = [str(tensor.name).split(":")[0] for tensor in model.inputs]
     names = [
-        f"input_{index}" if _AUTOMATIC_INPUTS.fullmatch(name) else name.replace("/", "_")
+        f"input_{index}" if _AUTOMATIC_INPUTS.fullmatch(name) else re.sub(r"^(?=\d)", "arg_", re.sub(r"\W", "_", name))
         for index, name in enumerate(names)
     ]
     return names if len(set(names)) == len(names) else [f"input_{index}" for index in range(len(names))]
