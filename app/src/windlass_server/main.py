@@ -18,8 +18,8 @@ import uvloop
 from windlass_server import command_line
 from windlass_server.api.access import ApiKeys, KeyFileError
 from windlass_server.connections import ConnectionLimits, Connections
-from windlass_server.hosting.image_decoder import DecoderSettings, ImageDecoder
 from windlass_server.hosting.confinement import hide_from_others
+from windlass_server.hosting.image_decoder import DecoderSettings, ImageDecoder
 from windlass_server.hosting.launcher import Launcher, LauncherError
 from windlass_server.hosting.memory import Room
 from windlass_server.hosting.resident import Resident, ResidentSettings, VersionSpec
