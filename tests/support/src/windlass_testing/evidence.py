@@ -8,6 +8,7 @@ by hand, and a promise that nothing measured yet is listed as waiting.
 from __future__ import annotations
 
 import datetime as dt
+import fcntl
 import json
 import os
 import platform
@@ -54,11 +55,16 @@ def measured(promise: str, what: str, figure: str, command: str) -> None:
     print(f"measured: {what}: {figure}")
     if not os.environ.get("WINDLASS_EVIDENCE"):
         return
-    figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     date = dt.datetime.now(dt.UTC).date().isoformat()
-    figures.setdefault(promise, {})[what] = {"figure": figure, "command": command, "date": date}
-    FIGURES.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
-    PAGE.write_text(page(figures))
+    folder = os.open(FIGURES.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # tests run side by side
+        figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+        figures.setdefault(promise, {})[what] = {"figure": figure, "command": command, "date": date}
+        FIGURES.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
+        PAGE.write_text(page(figures))
+    finally:
+        os.close(folder)
 
 
 def page(figures: dict[str, dict[str, dict[str, str]]]) -> str:
