@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -28,7 +29,10 @@ def test_every_command_of_the_page_works_as_written(tmp_path: Path) -> None:
             start_new_session=True,
         )
     try:
-        assert shell.wait(150) == 0, output.read_text()
+        code = shell.wait(150)
+        logs = "\n".join(path.read_text() for path in sorted((tmp_path / "try").glob("*.log")))
+        assert code == 0, f"{output.read_text()}\n{logs}"
         assert '"status"' in output.read_text()
     finally:
-        os.killpg(shell.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # what it left running ended by itself
+            os.killpg(shell.pid, signal.SIGTERM)
