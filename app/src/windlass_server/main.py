@@ -21,7 +21,6 @@ from windlass_server.connections import ConnectionLimits, Connections
 from windlass_server.hosting.confinement import hide_from_others
 from windlass_server.hosting.image_decoder import DecoderSettings, ImageDecoder
 from windlass_server.hosting.launcher import Launcher, LauncherError
-from windlass_server.hosting.memory import Room
 from windlass_server.hosting.resident import Resident, ResidentSettings, VersionSpec
 from windlass_server.hosting.slot import HeldResident, Order
 from windlass_server.listening import Listener, StartError
@@ -262,7 +261,6 @@ def _read_predictions_file(path: Path) -> str:
 def _resident_maker(settings: Settings, launcher: Launcher) -> Callable[[Order, Callable[[], None]], HeldResident]:
     bounds = ResidentSettings(
         load_deadline=settings.load_deadline,
-        room=Room(settings.memory_reserve),
         allow_operations=frozenset(settings.allow_operation),
         require_confinement=settings.require_confinement,
     )

@@ -185,17 +185,11 @@ class Replica:
             stuck=self.host.stuck(),
             database=predictions.status() if predictions is not None else "disabled",
             database_problem=predictions.problem if predictions is not None else "",
-            notes=(*self._storage.problems, *self._open_breakers(), *self.following.problems()),
+            notes=(*self._storage.problems, *self.following.problems()),
             epoch=plan.epoch if plan is not None else None,
             instance=self.instance,
             confinement=self._confinement(),
         )
-
-    def _open_breakers(self) -> list[str]:
-        return [
-            f"version {key.version} of model {key.model} gets no traffic until the plan changes: {why}"
-            for key, why in sorted(self.host.open_breakers.items())
-        ]
 
     def _model_facts(self, name: str) -> ModelFacts:
         plan = self.host.plan

@@ -219,20 +219,3 @@ def test_a_table_without_a_plan_knows_no_model():
     with pytest.raises(ServingError, match="Latest"):
         RoutingTable().choose("m")
     assert ModelRoutes().serving() == {}
-
-
-@pytest.mark.parametrize(
-    ("case", "model", "holds", "broken", "serving"),
-    [
-        ("the previous one has it at once", COMMIT_2, held(1, 2), (2,), {1: 1000}),
-        ("the candidate's goes to the committed", plan({1: 750, 2: 250}, committed=1), held(1, 2), (2,), {1: 1000}),
-        ("nobody else is there", COMMIT_2, held(2), (2,), {2: 1000}),
-        ("all are broken", COMMIT_2, held(1, 2), (1, 2), {2: 1000}),
-        ("another one is broken", COMMIT_2, held(1, 2), (1,), {2: 1000}),
-    ],
-)
-def test_an_open_breaker_moves_the_traffic_and_nothing_else(case, model, holds, broken, serving):
-    routes = route_model(model, holds, broken={digest(version) for version in broken})
-    assert routes.serving() == serving, case
-    assert routes.labels == route_model(model, holds).labels
-    assert routes.reachable.keys() >= route_model(model, holds).reachable.keys()

@@ -38,7 +38,6 @@ class Counters(Document):
     errors: Annotated[int, Field(ge=0)] = 0
     """Failed by the version's own fault."""
     fallbacks: Annotated[int, Field(ge=0)] = 0
-    """Of the failed ones, those that another version answered."""
     latency: LatencyHistogram = LatencyHistogram()
 
 
@@ -72,7 +71,6 @@ class ModelReport(Document):
     lagging: bool = False
     """Told to serve what it doesn't hold yet; it goes on with what it has."""
     breaker_open: bool = False
-    """A version failed too often: its traffic went to the version before, until the plan changes."""
 
 
 class ServingReport(Document):

@@ -100,8 +100,6 @@ class Cluster:
         self.orchestrated = orchestrated
         self.silent: set[str] = set()
         self.lagging: set[str] = set()
-        self.broken: set[str] = set()
-        """Replicas on which the committed version's breaker is open."""
         self.failures: dict[tuple[str, int], Failure] = {}
         self.states: dict[tuple[str, int], VersionState] = {}
         self.signatures: dict[int, dict[str, Signature]] = {}
@@ -159,7 +157,6 @@ class Cluster:
                 )
             )
         serving = {each.version: each.weight for each in planned if each.weight}
-        broken = replica in self.broken
         return SeenReport(
             ServingReport(
                 server=SERVER,
@@ -168,11 +165,7 @@ class Cluster:
                 sequence=1,
                 plan=self.plan,
                 ready=True,
-                models={
-                    MODEL: ModelReport(
-                        versions=versions, serving=serving, lagging=replica in self.lagging, breaker_open=broken
-                    )
-                },
+                models={MODEL: ModelReport(versions=versions, serving=serving, lagging=replica in self.lagging)},
             ),
             age=0.5,
         )

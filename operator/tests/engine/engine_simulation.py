@@ -13,7 +13,7 @@ from windlass_contract.control import SUBSCRIBED_SECONDS
 from windlass_contract.decision import DecisionSpec
 from windlass_contract.failures import Failure, Gate, Reason
 from windlass_contract.model_version import ModelVersion
-from windlass_contract.plan import ModelPlan, PlannedVersion, ServingPlan
+from windlass_contract.plan import ModelPlan, ServingPlan
 from windlass_contract.record import RolloutRecordSet, ServerState
 from windlass_contract.report import ModelReport, ServingReport, VersionReport, VersionState
 from windlass_operator.engine import reconcile
@@ -67,8 +67,6 @@ class Replica:
     held: dict[str, Held] = field(default_factory=dict)
     routed: str | None = None
     """Digest of the version that answers."""
-    broken: str | None = None
-    """Digest of the version whose breaker is open; until the plan says something else about who serves."""
     touched: bool = False
     """Something changed since the last report."""
     accepted: list[ServingPlan] = field(default_factory=list)
@@ -89,10 +87,7 @@ class Replica:
         if self.plan is not None and plan.epoch == self.plan.epoch:
             self.conflict = self.conflict or plan.digest != self.plan.digest
             return
-        before = self.model
         self.plan, self.conflict, self.touched = plan, False, True
-        if before is None or self.model is None or _who_serves(before) != _who_serves(self.model):
-            self.broken = None
         self.accepted.append(plan)
         self._make_room()
         self._route()
@@ -102,7 +97,7 @@ class Replica:
         self.instance += 1
         self.sequence = 0
         self.alive, self.touched, self.conflict = True, True, False
-        self.held, self.routed, self.accepted, self.broken = {}, None, [], None
+        self.held, self.routed, self.accepted = {}, None, []
         plan, self.plan = self.plan, None
         if with_copy:
             self.take(plan)
@@ -131,19 +126,6 @@ class Replica:
                 self.routed = None
             self._route()
 
-    def break_committed(self) -> None:
-        """The committed version fails its clients: the previous one, if it is resident, answers from now on."""
-        previous = self._planned_digest("previous")
-        committed = self._planned_digest("committed")
-        held = self.held.get(previous or "")
-        if self.alive and committed is not None and self.routed == committed and held is not None and held.prepared:
-            self.broken, self.routed, self.touched = committed, previous, True
-
-    def _planned_digest(self, role: str) -> str | None:
-        version = None if self.model is None else getattr(self.model, role)
-        planned = None if self.model is None or version is None else self.model.planned(version)
-        return None if planned is None else planned.digest
-
     def report(self) -> ServingReport:
         """What is true now."""
         self.sequence += 1
@@ -156,11 +138,7 @@ class Replica:
             models[MODEL] = ModelReport(
                 versions=versions,
                 serving={} if routed is None else {routed.version: 1000},
-                lagging=committed is not None
-                and routed is not None
-                and self.broken is None
-                and not self._is_committed(routed),
-                breaker_open=self.broken is not None,
+                lagging=committed is not None and routed is not None and not self._is_committed(routed),
             )
         return ServingReport(
             server=SERVER,
@@ -229,8 +207,6 @@ class Replica:
             return
         planned = model.planned(model.committed)
         held = None if planned is None else self.held.get(planned.digest)
-        if self.broken is not None and self.broken == planned_digest_of(planned) and self.routed is not None:
-            return
         if held is not None and held.prepared and self.routed != held.digest:
             self.routed = held.digest
             self.touched = True
@@ -248,14 +224,6 @@ class Replica:
             failure=held.failure,
             signatures=signatures,
         )
-
-
-def planned_digest_of(planned: PlannedVersion | None) -> str | None:
-    return None if planned is None else planned.digest
-
-
-def _who_serves(model: ModelPlan) -> object:
-    return model.committed, model.previous, model.candidate, [(each.digest, each.weight) for each in model.versions]
 
 
 class Store:

@@ -339,37 +339,3 @@ def test_an_approved_rollout_still_needs_every_replica():
     cluster.states.clear()
     cluster.settle()
     assert cluster.committed == 2
-
-
-def test_a_committed_version_whose_breaker_opens_on_one_replica_is_rolled_back_and_quarantined():
-    cluster = Cluster("a", "b").serves(model_version(1), model_version(2))
-    cluster.broken.add("b")
-    cluster.settle()
-    assert roles(cluster) == (1, None, None)
-    blocked = cluster.plan.models[MODEL].quarantine
-    assert [(each.version, each.reason) for each in blocked] == [(2, Reason.ERROR_RATE_EXCEEDED)]
-    assert cluster.model.verdicts[-1].outcome == "RolledBack"
-    assert cluster.model.verdicts[-1].replica == "b"
-    assert "0 of 0 since its start" in cluster.model.verdicts[-1].message
-    assert "RolledBack" in cluster.events
-    assert cluster.condition(2, "RolledBack") == ("True", "RolledBack")
-
-
-def test_an_open_breaker_is_no_verdict_when_the_previous_version_is_gone_or_blocked():
-    cluster = Cluster("a").serves(model_version(1))
-    cluster.broken.add("a")
-    cluster.settle()
-    assert roles(cluster) == (1, None, None)
-    assert cluster.plan.models[MODEL].quarantine == []
-
-
-def test_an_open_breaker_under_another_plan_says_nothing_about_this_one():
-    cluster = Cluster("a").serves(model_version(1), model_version(2))
-    cluster.broken.add("a")
-    stale = cluster.report("a")
-    cluster.broken.clear()
-    cluster.serves(model_version(3))
-    assert roles(cluster) == (3, 2, None)
-    cluster.report = lambda _name: stale
-    cluster.settle()
-    assert cluster.committed == 3

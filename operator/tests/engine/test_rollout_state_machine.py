@@ -162,12 +162,6 @@ class Rollouts(RuleBasedStateMachine):
             replica.crash(replica.routed)
         self.an_ordinary_while(rounds)
 
-    @rule(index=REPLICAS, rounds=st.integers(0, 2))
-    def what_is_committed_fails_its_clients(self, index: int, rounds: int) -> None:
-        """The breaker opens, where there is a version to go back to."""
-        self.replicas[index].break_committed()
-        self.an_ordinary_while(rounds)
-
     @precondition(lambda self: self.artifacts)
     @rule()
     def missing_files_arrive(self) -> None:

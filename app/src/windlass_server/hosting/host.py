@@ -20,8 +20,6 @@ from windlass_contract.plan import PlannedVersion, ServingPlan
 from windlass_contract.report import ModelReport, ServingReport, VersionReport, VersionState
 from windlass_contract.samples import AcceptanceSamples
 from windlass_server.errors import Code, ServingError
-from windlass_server.hosting.answering import Answering
-from windlass_server.hosting.breaker import Breakers
 from windlass_server.hosting.hosting import Admission, VersionStatus
 from windlass_server.hosting.meter import Meter
 from windlass_server.hosting.order import Key, Phase, Prepare, keys_of, next_actions
@@ -85,10 +83,6 @@ class Host:
         self._leases: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._breakers = Breakers()
-        self._answering = Answering(
-            self._breakers, settings.queue_length, lambda: self._table, self._breaker_opened, self._spawn
-        )
         self._sequence = 0
         self._begun = False
         self._closing = False
@@ -116,7 +110,6 @@ class Host:
             raise ValueError(f"plan {plan.epoch} doesn't follow plan {self._plan.epoch}")
         self._plan = plan
         self._leases.clear()
-        self._breakers.follow(plan)
         log.info("plan taken", epoch=plan.epoch, digest=plan.digest)
         self._changed()
 
@@ -184,7 +177,6 @@ class Host:
     def _route(self, plan: ServingPlan) -> RoutingTable[Slot]:
         now = asyncio.get_running_loop().time()
         held = [slot.held() for slot in self._slots.values()]
-        broken = {key.digest for key in self._breakers.open}
         models: dict[str, ModelRoutes[Slot]] = {}
         for name, model in plan.models.items():
             models[name] = route_model(
@@ -192,18 +184,11 @@ class Host:
                 [each for each in held if each.target.key.model == name],
                 self._table.models.get(name),
                 lease_held=self._leases.get(name, 0.0) > now,
-                broken=broken,
             )
             before = self._table.models.get(name)
             if before is None or before.serving() != models[name].serving():
                 log.info("routes changed", model=name, epoch=plan.epoch, serving=models[name].serving())
         return RoutingTable(plan.epoch, models)
-
-    def _breaker_opened(self, slot: Slot) -> None:
-        """Traffic goes to the version before at once; roles stay as the plan has them."""
-        why = self._breakers.open[slot.key]
-        log.error("breaker opened", model=slot.key.model, version=slot.key.version, reason=why)
-        self._changed()
 
     # --- actions ---
 
@@ -366,22 +351,31 @@ class Host:
         self, admission: Admission, signature: str, inputs: Mapping[str, Tensor], outputs: list[str] | None = None
     ) -> dict[str, Tensor]:
         """See `Hosting`."""
-        return await self._answering.answer(_ticket(admission), signature, inputs, outputs)
-
-    def answered_by(self, admission: Admission) -> Admission:
-        """See `Hosting`."""
-        return _ticket(admission).place.answered_by or admission
+        ticket = _ticket(admission)
+        slot = ticket.place.slot
+        resident = slot.resident
+        if ticket.place.given_back or resident is None:
+            raise ServingError(Code.INTERNAL, "This admission was given back already")
+        started = time.monotonic()
+        if started >= ticket.deadline:
+            ticket.place.give_back()
+            slot.meter.refuse(Code.DEADLINE_EXCEEDED)
+            raise ServingError(Code.DEADLINE_EXCEEDED, "The request's deadline passed before it was run")
+        try:
+            answer = await resident.infer(signature, inputs, outputs, timeout=ticket.deadline - started)
+        except ServingError as error:
+            slot.meter.count(error.code, time.monotonic() - started, explicit=ticket.explicit)
+            raise
+        finally:
+            ticket.place.give_back()
+        slot.meter.count(None, time.monotonic() - started, explicit=ticket.explicit)
+        return answer
 
     def release(self, admission: Admission) -> None:
         """See `Hosting`."""
         _ticket(admission).place.give_back()
 
     # --- what is told of it ---
-
-    @property
-    def open_breakers(self) -> Mapping[Key, str]:
-        """Versions whose traffic was taken away, and why in words."""
-        return self._breakers.open
 
     def forget_meters(self, before: float) -> None:
         """Drops what was counted for versions that are not held since `before`, on the event loop's clock."""
@@ -426,12 +420,7 @@ class Host:
             planned = self._plan is not None and slot.key in keys_of(self._plan)
             if planned or slot.key.version not in versions:
                 versions[slot.key.version] = slot.report()
-        return ModelReport(
-            versions=list(versions.values()),
-            serving=routes.serving(),
-            lagging=routes.lagging,
-            breaker_open=any(key.model == name for key in self._breakers.open),
-        )
+        return ModelReport(versions=list(versions.values()), serving=routes.serving(), lagging=routes.lagging)
 
 
 def _ticket(admission: Admission) -> Ticket:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from windlass_server.hosting.channel import Answer, ChannelClosedError, RequestT
 from windlass_server.hosting.confinement import lacking
 from windlass_server.hosting.cpus import available_cpus
 from windlass_server.hosting.launcher import Launcher, LauncherError, WorkerExit, WorkerProcess
-from windlass_server.hosting.memory import Room
 from windlass_server.tensors import Tensor
 
 _EXIT_SECONDS = 10
@@ -39,8 +38,6 @@ class ResidentSettings:
     """From closing a worker's channel to killing it."""
     stuck_after: float = 120
     """A request that runs for longer than this has a worker that won't answer any more: it is killed."""
-    room: Room | None = None
-    """How much memory there is; None: versions are loaded whether they fit or not."""
     allow_operations: frozenset[str] = frozenset()
     """Operations that models may use besides those that compute."""
     require_confinement: bool = False
@@ -78,7 +75,6 @@ class HostedWorker:
     def __init__(self, process: WorkerProcess, settings: ResidentSettings) -> None:
         self._process = process
         self._killed_for: str | None = None
-        self._dismissed = False
         self.down = asyncio.Event()
         """It can't answer any more."""
         self._channel = WorkerChannel(
@@ -124,15 +120,9 @@ class HostedWorker:
         oldest = next(iter(self._running.values()), None)
         return 0.0 if oldest is None else time.monotonic() - oldest
 
-    async def call(
-        self,
-        head: dict[str, Any],
-        tensors: Mapping[str, Tensor] | None = None,
-        on_sent: Callable[[], None] = lambda: None,
-    ) -> Answer:
-        """Sends a request when there is a place for it, says so by `on_sent`, and waits for the answer. Cancelled, the
-        request keeps its place until the worker has answered it. Raises `WorkerDownError`, and `ServingError` when the
-        worker says so."""
+    async def call(self, head: dict[str, Any], tensors: Mapping[str, Tensor] | None = None) -> Answer:
+        """Sends a request when there is a place for it, and waits for the answer. Cancelled, the request keeps its
+        place until the worker has answered it. Raises `WorkerDownError`, and `ServingError` when the worker says so."""
         await self._slots.acquire()
         try:
             future = self._channel.send(head, tensors)
@@ -142,7 +132,6 @@ class HostedWorker:
         except BaseException:
             self._slots.release()
             raise
-        on_sent()
         self._running[future] = time.monotonic()
         future.add_done_callback(self._on_answer)
         try:
@@ -154,16 +143,11 @@ class HostedWorker:
         return answer
 
     async def run(
-        self,
-        signature: str,
-        inputs: Mapping[str, Tensor],
-        outputs: list[str],
-        deadline: float,
-        on_sent: Callable[[], None] = lambda: None,
+        self, signature: str, inputs: Mapping[str, Tensor], outputs: list[str], deadline: float
     ) -> dict[str, Tensor]:
         """Runs a signature. `deadline`: by `time.monotonic`; the worker begins nothing after it. Raises as `call`."""
         head = {"op": "run", "signature": signature, "outputs": outputs, "deadline": deadline}
-        _, answer = await self.call(head, inputs, on_sent)
+        _, answer = await self.call(head, inputs)
         if answer.keys() != set(outputs):
             raise ServingError(Code.INTERNAL, f"the model answered {sorted(answer)}, asked was for {sorted(outputs)}")
         return answer
@@ -182,7 +166,6 @@ class HostedWorker:
     async def end(self, grace: float) -> None:
         """Closes the channel, so that it exits by itself, and kills it when it hasn't after `grace` seconds. Returns
         when it is gone, even when cancelled meanwhile."""
-        self._dismissed = self._dismissed or not self.down.is_set()
         self.down.set()
         self._channel.close()
         if grace:
@@ -190,11 +173,6 @@ class HostedWorker:
         self.kill("it was to end")
         await asyncio.shield(self._process.exited)
         self._process.output.close()
-
-    async def crashed(self) -> bool:
-        """Waits for its end and says whether that was its own fault: nobody else ended it, nor was it told to go."""
-        end = await self.ended()
-        return not self._dismissed and not end.from_outside
 
     async def ended(self) -> WorkerEnd:
         """How it ended; waits for it, and kills what won't end."""

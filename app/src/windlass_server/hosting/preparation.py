@@ -21,7 +21,6 @@ from windlass_server.hosting import trials
 from windlass_server.hosting.background import in_background
 from windlass_server.hosting.hosted_worker import HostedWorker, ResidentSettings, WorkerDownError
 from windlass_server.hosting.launcher import Launcher, LauncherError
-from windlass_server.hosting.memory import kill_first
 from windlass_server.hosting.parity import ParityArrays, read_parity
 from windlass_server.runtimes import RUNTIME_OF
 from windlass_server.tensors import Tensor
@@ -86,7 +85,6 @@ class Preparation:
         self._launcher = launcher
         self._settings = settings
         self._on_change = on_change
-        self._out_of_memory = ""
         self._parity: list[tuple[ParitySamples, ParityArrays]] = []
 
     async def run(self, *, tested_before: bool = False) -> HostedWorker:
@@ -96,7 +94,6 @@ class Preparation:
         artifact = await self._verify()
         self.found.artifact = artifact
         self._pass(Gate.DIGEST, artifact.digest)
-        self._check_room(artifact.manifest)
         self._enter(VersionState.LOADING)
         try:
             return await self._bring_up(artifact, tested_before)
@@ -108,21 +105,12 @@ class Preparation:
 
     async def _bring_up(self, artifact: Artifact, tested_before: bool) -> HostedWorker:
         worker = await self._start(artifact)
-        # One that could answer before is no candidate: what it takes, it is meant to have.
-        guard = None if tested_before else asyncio.create_task(self._guard(worker))
         try:
             async with asyncio.timeout(self._settings.load_deadline):
                 await self._prove(worker, artifact.manifest, tested_before)
         except WorkerDownError:
             end = await worker.ended()
             await worker.end(0)
-            if self._out_of_memory:
-                raise PreparationError(
-                    self._gate(),
-                    Reason.WONT_FIT,
-                    f"{_WHILE[self.found.state]}, {self._out_of_memory}: its worker was ended, so that no other is. "
-                    "Raise the memory limit, retire what isn't needed, or roll it out with mode Restart",
-                ) from None
             reason = Reason.WORKER_LOST if end.from_outside else Reason.WORKER_CRASHED
             raise PreparationError(self._gate(), reason, f"{_WHILE[self.found.state]}, {end}") from None
         except TimeoutError:
@@ -136,9 +124,6 @@ class Preparation:
         except BaseException:
             await worker.end(0)
             raise
-        finally:
-            if guard is not None:
-                guard.cancel()
         return worker
 
     async def _prove(self, worker: HostedWorker, manifest: Manifest, tested_before: bool) -> None:
@@ -199,24 +184,6 @@ class Preparation:
                 "someone is changing it; wait for the copy to end, or give changed files a new version number",
             )
         return artifact
-
-    async def _guard(self, worker: HostedWorker) -> None:
-        """Ends the worker before memory runs out."""
-        room = self._settings.room
-        if room is None:
-            return
-        undo = kill_first(worker.pid)
-        try:
-            self._out_of_memory = await room.run_short()
-            worker.kill(self._out_of_memory)
-        finally:
-            undo()
-
-    def _check_room(self, manifest: Manifest) -> None:
-        room = self._settings.room
-        missing = None if room is None else room.lack(manifest)
-        if missing is not None:
-            raise PreparationError(Gate.LOAD, Reason.WONT_FIT, missing)
 
     async def _start(self, artifact: Artifact) -> HostedWorker:
         runtime = RUNTIME_OF[artifact.manifest.format]

@@ -6,7 +6,7 @@ before, the previous one. So a replica that is told to serve what it doesn't hol
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Generic, TypeVar
@@ -50,8 +50,6 @@ class ModelRoutes(Generic[T]):
     away: frozenset[int] = frozenset()
     """Versions that a request may name and whose worker is being started anew."""
     labels: Mapping[str, int] = field(default_factory=dict)
-    seconds: tuple[Held[T], ...] = ()
-    """Who may answer what another version failed: committed, then previous, those of them that are prepared."""
 
     def serving(self) -> dict[int, int]:
         """Version to thousandths."""
@@ -115,27 +113,17 @@ def planned_weights(plan: ModelPlan, *, lease_held: bool) -> dict[int, int]:
 
 
 def route_model(
-    plan: ModelPlan,
-    held: Sequence[Held[T]],
-    before: ModelRoutes[T] | None = None,
-    *,
-    lease_held: bool = False,
-    broken: Collection[str] = (),
+    plan: ModelPlan, held: Sequence[Held[T]], before: ModelRoutes[T] | None = None, *, lease_held: bool = False
 ) -> ModelRoutes[T]:
-    """The routes of a model under its plan, given what is held and how it was routed before. `broken`: digests whose
-    breaker is open; the committed or the previous version gets their traffic, if there is one that can."""
+    """The routes of a model under its plan, given what is held and how it was routed before."""
     wanted = planned_weights(plan, lease_held=lease_held)
     digests = {planned.version: planned.digest for planned in plan.versions}
     living = {each.version: each for each in held if each.prepared and digests.get(each.version) == each.digest}
     lagging = any(version not in living for version in wanted)
     stand_in = _stand_in(plan, wanted, living, held, before)
     shares: dict[int, tuple[Held[T], int]] = {}
-    seconds = tuple(living[version] for version in (plan.committed, plan.previous) if version in living)
-    sound = next((each for each in seconds if each.digest not in broken), None)
     for version, weight in wanted.items():
         target = living.get(version) or stand_in
-        if target is not None and target.digest in broken and sound is not None:
-            target = sound
         if target is not None:
             shares[target.version] = (target, shares.get(target.version, (target, 0))[1] + weight)
     weights = tuple(sorted(shares.values(), key=lambda share: (-share[1], -share[0].version)))
@@ -156,7 +144,6 @@ def route_model(
         reachable=MappingProxyType(reachable),
         away=frozenset(away),
         labels=MappingProxyType(dict(labels)),
-        seconds=seconds,
     )
 
 

@@ -156,8 +156,6 @@ class Place:
     slot: Slot
     explicit: bool
     given_back: bool = False
-    answered_by: Admission | None = None
-    """Another version that answered instead."""
 
     def __post_init__(self) -> None:
         self.slot.enter(explicit=self.explicit)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from windlass_contract.failures import Failure, Gate, Reason
+from windlass_contract.failures import Failure
 from windlass_contract.manifest import Signature
 from windlass_contract.plan import PlannedVersion
 from windlass_contract.record import ModelRecord, RolloutRecord, VersionRef
@@ -85,34 +85,6 @@ def verdict_on_committed(fleet: Fleet, model: str, ref: VersionRef, *, way_back:
         else:
             able = True
     return verdicts[0] if verdicts and (way_back or not able) else None
-
-
-def breaker_on_committed(
-    fleet: Fleet, model: str, committed: VersionRef, previous: VersionRef
-) -> tuple[str, Failure] | None:
-    """The first replica where the committed version failed so many requests that its traffic went to the previous one.
-
-    A report counts only if it follows a plan with the same two roles: else it speaks of another time.
-    """
-    for report in fleet.subscribed:
-        said = spoken_for(report, model, planned_committed(committed), 0)
-        if said is None or not report.models[model].breaker_open or report.plan is None:
-            continue
-        planned = report.plan.models[model]
-        before = None if planned.previous is None else planned.planned(planned.previous)
-        if planned.committed == committed.version and before is not None and before.digest == previous.digest:
-            return report.replica, _too_many_errors(said)
-    return None
-
-
-def _too_many_errors(said: VersionReport) -> Failure:
-    counters = said.counters
-    return Failure(
-        gate=Gate.ERROR_RATE,
-        reason=Reason.ERROR_RATE_EXCEEDED,
-        message=f"too many requests failed by its own fault: {counters.errors} of {counters.requests} since its start, "
-        f"of which the version before answered {counters.fallbacks}; its worker was started anew {said.restarts} times",
-    )
 
 
 def has_way_back(record: ModelRecord, fleet: Fleet, model: str) -> bool:

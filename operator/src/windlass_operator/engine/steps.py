@@ -22,7 +22,6 @@ from .gates import signature_change
 from .planning import planned_candidate
 from .prepare import (
     Preparation,
-    breaker_on_committed,
     has_way_back,
     learned,
     preparation,
@@ -152,8 +151,6 @@ def _judge_committed(draft: Draft, fleet: Fleet) -> None:
         return
     way_back = has_way_back(draft.record, fleet, draft.model)
     verdict = verdict_on_committed(fleet, draft.model, committed, way_back=way_back)
-    if verdict is None and way_back and draft.record.previous is not None:
-        verdict = breaker_on_committed(fleet, draft.model, committed, draft.record.previous)
     if verdict is None:
         return
     replica, failure = verdict

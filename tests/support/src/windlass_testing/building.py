@@ -124,22 +124,6 @@ def crashing(folder: Path, *, at_load: bool) -> None:
     _save(module, folder, {"serving_default": tf.function(compute).get_concrete_function(COLUMN)})
 
 
-def hungry(folder: Path, *, mib: int, at_load: bool) -> None:
-    """Takes `mib` MiB of memory: at load, or for each request (y = x)."""
-    module = tf.Module()
-
-    def eat() -> Any:
-        return tf.reduce_sum(tf.fill([tf.constant(mib), 256, 1024], 1.0))
-
-    if at_load:
-        module.initializer = _AtLoad(eat)
-
-    def compute(x: Any) -> dict[str, Any]:
-        return {"y": x if at_load else x + 0 * eat()}
-
-    _save(module, folder, {"serving_default": tf.function(compute).get_concrete_function(COLUMN)})
-
-
 def refusing(folder: Path) -> None:
     """y = x, but an input with zeros is refused with InvalidArgument; so are zeros at warm-up."""
 
@@ -291,7 +275,6 @@ BUILDERS: dict[str, Builder] = {
         identity,
         slow,
         crashing,
-        hungry,
         refusing,
         image_decoder,
         scorer,
