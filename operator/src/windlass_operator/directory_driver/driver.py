@@ -312,12 +312,12 @@ class DirectoryDriver:
             await self._flush_statuses()
 
     async def _flush_statuses(self) -> None:
-        """Writes what changed, once each server was looked at: before that nobody knows what is out of date."""
+        """Writes what changed. Nothing is removed before each server was looked at: until then it may be true."""
         async with self._status_lock:
-            if self._views.keys() - self._statuses.keys():
-                return
+            complete = self._views.keys() <= self._statuses.keys()
+            statuses = self._all_statuses()
             try:
-                changed = await asyncio.to_thread(self._status_files.update, self._all_statuses())
+                changed = await asyncio.to_thread(self._status_files.update, statuses, complete=complete)
             except OSError as error:
                 self._log.error("status.not_written", error=str(error))
                 return
@@ -327,6 +327,7 @@ class DirectoryDriver:
     def _all_statuses(self) -> dict[str, ModelVersionStatus]:
         result: dict[str, ModelVersionStatus] = {}
         owners = {each.name: each.server for each in self._memory.values()}
+        unseen = self._views.keys() - self._statuses.keys()
         for server, statuses in self._statuses.items():
             for name, status in statuses.items():
                 if name not in result or owners.get(name) == server:
@@ -334,7 +335,8 @@ class DirectoryDriver:
         for problems, reason in ((self._catalogue.problems, FILE_INVALID), (self._catalogue.refused, CONFLICT)):
             for problem in problems:
                 name = problem.name or _name_of_file(problem)
-                if name:
+                # What else is true of it isn't known before its server was looked at.
+                if name and (name in result or owners.get(name) not in unseen):
                     result[name] = stalled(result.get(name), problem, reason)
         return result
 
