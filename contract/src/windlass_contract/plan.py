@@ -11,7 +11,12 @@ from .document import Document
 from .identifiers import MAX_PATH, Digest, Labels, ModelName, ServerName, Version, VersionKey, stays_inside
 
 Thousandths = Annotated[int, Field(ge=0, le=1000)]
-Epoch = Annotated[int, Field(ge=0, le=2**53 - 1)]
+LAST_EPOCH = 2**53 - 1
+"""JSON's numbers are exact up to here."""
+Epoch = Annotated[int, Field(ge=0, le=LAST_EPOCH)]
+MAX_REPORTED_EPOCH = 2**52
+"""No report may take an operator further than this, unless it tells of the operator's own plan: from here there is
+room enough to count on."""
 
 
 class SamplesRef(Document):
