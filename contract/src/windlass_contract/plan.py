@@ -38,6 +38,9 @@ class PlannedVersion(Document):
     """Whether it may be asked for by number although its weight is 0 and it isn't the previous version."""
     samples: SamplesRef | None = None
     """To be passed before it counts as prepared; only a candidate has them."""
+    attempt: Epoch = 0
+    """Which rollout of the candidate this is: the epoch at its start. What failed in another one is loaded anew, since
+    a person cleared it. 0: not a candidate, or planned by an older operator."""
 
     @field_validator("path")
     @classmethod

@@ -118,5 +118,6 @@ def _rebuild_rollout(
         paused=plan.paused,
         waiting_seconds=waited,
         epoch=epoch,
+        attempt=0 if planned is None else planned.attempt,
         samples=samples,
     )
