@@ -123,13 +123,14 @@ def digest(number: int) -> str:
     return f"sha256:{number:064d}"
 
 
-def plan(epoch: int, weights: dict[int, int], *, samples: int | None = None, **roles) -> ServingPlan:
+def plan(epoch: int, weights: dict[int, int], *, samples: int | None = None, attempt: int = 0, **roles) -> ServingPlan:
     versions = [
         PlannedVersion(
             version=version,
             digest=digest(version),
             weight=weight,
             samples=SamplesRef(digest=digest(samples)) if samples and version == roles.get("candidate") else None,
+            attempt=attempt if version == roles.get("candidate") else 0,
         )
         for version, weight in weights.items()
     ]
@@ -249,6 +250,57 @@ def test_a_prepared_candidate_counts_as_prepared_only_for_the_samples_it_passed(
         await until(lambda: rig.log[-2:] == ["unload m/2", "prepare m/2"])
         await rig.ends("m/2")
         assert rig.states()[2] is VersionState.PREPARED
+
+    play(scenario)
+
+
+def test_a_verdict_of_an_attempt_that_was_cleared_is_not_told_of_the_next_one():
+    async def scenario():
+        rig = Rig()
+        rig.host.apply(plan(1, {1: 1000, 2: 0}, attempt=1, committed=1, candidate=2))
+        await rig.ends("m/1")
+        await rig.ends("m/2", VersionState.FAILED)
+        assert rig.states()[2] is VersionState.FAILED
+        # Plan 2, without the rejected candidate, never came here.
+        rig.host.apply(plan(3, {1: 1000, 2: 0}, attempt=3, committed=1, candidate=2))
+        assert rig.states()[2] is not VersionState.FAILED
+        await until(lambda: rig.log[-2:] == ["unload m/2", "prepare m/2"])
+        await rig.ends("m/2")
+        assert rig.states()[2] is VersionState.PREPARED
+
+    play(scenario)
+
+
+def test_a_verdict_on_what_was_begun_in_an_earlier_attempt_is_not_told_of_the_next_one():
+    async def scenario():
+        rig = Rig()
+        rig.host.apply(plan(1, {1: 1000, 2: 0}, attempt=1, committed=1, candidate=2))
+        await rig.ends("m/1")
+        await until(lambda: "m/2" in rig.residents and rig.residents["m/2"].state is VersionState.LOADING)
+        rig.host.apply(plan(3, {1: 1000, 2: 0}, attempt=3, committed=1, candidate=2))
+        told = []
+        rig.host.on_change = lambda: told.append(rig.states()[2])
+        await rig.ends("m/2", VersionState.FAILED)
+        await until(lambda: rig.log[-2:] == ["unload m/2", "prepare m/2"])
+        assert VersionState.FAILED not in told
+        await rig.ends("m/2", VersionState.FAILED)
+        assert rig.states()[2] is VersionState.FAILED
+
+    play(scenario)
+
+
+def test_what_is_prepared_stays_so_over_attempts_and_may_fail_in_the_present_one():
+    async def scenario():
+        rig = Rig()
+        rig.host.apply(plan(1, {1: 1000, 2: 0}, attempt=1, committed=1, candidate=2))
+        await rig.ends("m/1")
+        await rig.ends("m/2")
+        rig.host.apply(plan(3, {1: 1000, 2: 0}, attempt=3, committed=1, candidate=2))
+        await settle()
+        assert rig.states()[2] is VersionState.PREPARED
+        assert rig.log == ["prepare m/1", "prepare m/2"]
+        rig.residents["m/2"].enter(VersionState.FAILED)
+        assert rig.states()[2] is VersionState.FAILED
 
     play(scenario)
 

@@ -32,6 +32,15 @@ def model(weights: dict[int, int], samples: int | None = None, **roles: int) -> 
     )
 
 
+def attempted(weights: dict[int, int], attempt: int) -> ModelPlan:
+    """With version 2 as the candidate of an attempt."""
+    base = model(weights, committed=1, candidate=2)
+    versions = [
+        each.model_copy(update={"attempt": attempt} if each.version == base.candidate else {}) for each in base.versions
+    ]
+    return base.model_copy(update={"versions": versions})
+
+
 def plan(**models: ModelPlan) -> ServingPlan:
     return ServingPlan.build("s", 5, models)
 
@@ -161,6 +170,29 @@ IDLE, PREPARING, RESIDENT, FAILED, UNLOADING = Phase
             "nor one that is about to",
             {"m": model({2: 1000}, committed=2)},
             [view(2, PREPARING, samples=(digest(7), 1000))],
+            [],
+        ),
+        (
+            "what failed in another attempt is loaded anew",
+            {"m": attempted({1: 1000, 2: 0}, 9)},
+            [view(1, RESIDENT, routed=True), view(2, FAILED, attempt=5)],
+            ["Unload m/2"],
+        ),
+        (
+            "what failed in this one stays so",
+            {"m": attempted({1: 1000, 2: 0}, 9)},
+            [view(1, RESIDENT, routed=True), view(2, FAILED, attempt=9)],
+            [],
+        ),
+        (
+            "what is prepared, or about to be, isn't disturbed by another attempt",
+            {"m": attempted({1: 1000, 2: 0}, 9), "n": attempted({1: 1000, 2: 0}, 9)},
+            [
+                view(1, RESIDENT, routed=True),
+                view(2, RESIDENT, attempt=5),
+                view(1, RESIDENT, "n", routed=True),
+                view(2, PREPARING, "n", attempt=5),
+            ],
             [],
         ),
         (

@@ -11,7 +11,12 @@ from .document import Document
 from .identifiers import MAX_PATH, Digest, Labels, ModelName, ServerName, Version, VersionKey, stays_inside
 
 Thousandths = Annotated[int, Field(ge=0, le=1000)]
-Epoch = Annotated[int, Field(ge=0, le=2**53 - 1)]
+LAST_EPOCH = 2**53 - 1
+"""JSON's numbers are exact up to here."""
+Epoch = Annotated[int, Field(ge=0, le=LAST_EPOCH)]
+MAX_REPORTED_EPOCH = 2**52
+"""No report may take an operator further than this, unless it tells of the operator's own plan: from here there is
+room enough to count on."""
 
 
 class SamplesRef(Document):
@@ -33,6 +38,9 @@ class PlannedVersion(Document):
     """Whether it may be asked for by number although its weight is 0 and it isn't the previous version."""
     samples: SamplesRef | None = None
     """To be passed before it counts as prepared; only a candidate has them."""
+    attempt: Epoch = 0
+    """Which rollout of the candidate this is: the epoch at its start. What failed in another one is loaded anew, since
+    a person cleared it. 0: not a candidate, or planned by an older operator."""
 
     @field_validator("path")
     @classmethod

@@ -63,6 +63,8 @@ class RolloutRecord(Document):
     approved_step: int | None = None
     epoch: Epoch = 0
     """Of the plan that first named the candidate: reports that follow an older one say nothing about this rollout."""
+    attempt: Epoch = 0
+    """See `PlannedVersion.attempt`; stays when the record is rebuilt. 0: started by an older operator."""
     samples: SamplesRef | None = None
     """The acceptance samples that the candidate has to pass."""
     evidence: dict[VersionKey, Counters] = {}

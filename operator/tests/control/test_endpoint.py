@@ -300,6 +300,23 @@ def test_a_damaged_report_is_refused_and_says_what_is_wrong(
     run(tmp_path, scenario)
 
 
+def test_a_report_with_an_epoch_that_can_not_be_counted_on_from_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(each: World) -> None:
+        act(each.hub, plan(1))
+        status, answer, _ = await each.post(REPORTS, json=report() | {"plan": plan(2**53 - 1).to_dict()})
+        assert status == 400
+        assert "replica 'r1' reports a plan of epoch 9007199254740991" in answer["error"]
+        assert each.hub.reports(SERVER) == ()
+        assert (await each.post(REPORTS, json=report() | {"plan": plan(2**52).to_dict()}))[0] == 200
+        each.hub.publish(SERVER, plan(2**52 + 1))
+        mine = report() | {"sequence": 2, "plan": plan(2**52 + 1).to_dict()}
+        assert (await each.post(REPORTS, json=mine))[0] == 200, "it is the operator's own"
+
+    run(tmp_path, scenario)
+
+
 def test_a_compressed_report_is_bounded_by_what_it_unpacks_to(tmp_path: Path) -> None:
     async def scenario(each: World) -> None:
         act(each.hub, plan(1))

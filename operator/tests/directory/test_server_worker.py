@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,7 @@ class World:
                 metrics=Metrics("test"),
                 holds=self.lock.holds,
                 acting_since=90.0,
+                writing=asyncio.Lock(),
                 clock=lambda: self.now,
             ),
         )
@@ -72,6 +75,11 @@ class World:
         assert server == "cats"
         told = self.hub._channels["cats"].plan
         self.shown.append((told.epoch if told else None, statuses))
+
+    async def reconcile(self) -> None:
+        """One pass, and what is told of it."""
+        await self.worker.reconcile()
+        await self.worker.tell()
 
     async def told(self) -> ServingPlan | None:
         """What a subscriber without a plan is answered; `NotActingError` when nothing."""
@@ -95,7 +103,7 @@ def test_a_plan_is_told_after_its_write_then_statuses_then_events(tmp_path: Path
         world.decide = writing(
             1, statuses={"m-1": ModelVersionStatus()}, events=(Event("m-1", "Normal", "Committed", "it serves"),)
         )
-        await world.worker.reconcile()
+        await world.reconcile()
         assert await world.told() == plan(1)
         assert world.store.read("cats").state == ServerState(server="cats", plan=plan(1), record=record())
         assert world.shown == [(1, {"m-1": ModelVersionStatus()})], "subscribers knew it when the statuses came"
@@ -107,7 +115,7 @@ def test_a_plan_is_told_after_its_write_then_statuses_then_events(tmp_path: Path
 def test_nothing_is_told_of_a_plan_whose_write_failed(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         world.decide = writing(1)
-        await world.worker.reconcile()
+        await world.reconcile()
         next_outcome = writing(2, events=(Event("m-1", "Normal", "Committed", "too early"),))
 
         def just_before_the_write(seen: Observation) -> Outcome:
@@ -117,13 +125,13 @@ def test_nothing_is_told_of_a_plan_whose_write_failed(tmp_path: Path) -> None:
 
         world.decide = just_before_the_write
         with pytest.raises(StoreError):
-            await world.worker.reconcile()
+            await world.reconcile()
         assert (await world.told()) == plan(1)
         assert not world.events.path.exists()
         world.store.path("cats").rmdir()
         (tmp_path / "kept").rename(world.store.path("cats"))
         world.decide = next_outcome
-        await world.worker.reconcile()
+        await world.reconcile()
         assert await world.told() == plan(2)
 
     play(tmp_path, scenario)
@@ -139,7 +147,7 @@ def test_who_lost_a_race_reads_and_computes_again(tmp_path: Path) -> None:
             return Outcome(record(), plan((seen.plan or plan(0)).epoch + 1), write=True)
 
         world.decide = overtaken
-        await world.worker.reconcile()
+        await world.reconcile()
         assert [seen.plan for seen in world.seen] == [None, plan(7)]
         assert world.seen[1].record == other.record
         assert await world.told() == plan(8)
@@ -150,12 +158,12 @@ def test_who_lost_a_race_reads_and_computes_again(tmp_path: Path) -> None:
 def test_clocks_run_in_memory_between_writes(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         world.decide = writing(1)
-        await world.worker.reconcile()
+        await world.reconcile()
         world.decide = lambda seen: Outcome(record(seen.elapsed), seen.plan, write=False)
         world.now += 3
-        await world.worker.reconcile()
+        await world.reconcile()
         world.now += 4
-        await world.worker.reconcile()
+        await world.reconcile()
         assert [(seen.elapsed, seen.uptime) for seen in world.seen] == [(0, 10), (3, 13), (4, 17)]
         assert world.seen[2].record == record(3)
         stored = world.store.read("cats").state
@@ -168,12 +176,12 @@ def test_clocks_run_in_memory_between_writes(tmp_path: Path) -> None:
 def test_while_it_gathers_nothing_is_told_and_the_statuses_stay(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         world.decide = lambda seen: Outcome(seen.record, seen.plan, write=False, gathering=True, revisit_after=0.5)
-        await world.worker.reconcile()
+        await world.reconcile()
         with pytest.raises(NotActingError, match="just started"):
             await world.told()
         assert world.shown == []
         world.decide = lambda _: Outcome(None, None, write=False)
-        await world.worker.reconcile()
+        await world.reconcile()
         assert await asyncio.wait_for(world.hub.next_plan("cats", 1, plan(1).digest), 30) is None
 
     play(tmp_path, scenario)
@@ -182,13 +190,13 @@ def test_while_it_gathers_nothing_is_told_and_the_statuses_stay(tmp_path: Path) 
 def test_an_object_put_back_by_somebody_is_read_anew(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         world.decide = writing(1)
-        await world.worker.reconcile()
+        await world.reconcile()
         old = world.store.path("cats").read_bytes()
         world.decide = writing(2)
-        await world.worker.reconcile()
+        await world.reconcile()
         world.store.path("cats").write_bytes(old)
         world.decide = lambda seen: Outcome(seen.record, seen.plan, write=False)
-        await world.worker.reconcile()
+        await world.reconcile()
         assert world.seen[-1].plan == plan(1)
 
     play(tmp_path, scenario)
@@ -198,7 +206,7 @@ def test_without_the_lock_it_stops(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         world.lock.release()
         with pytest.raises(LockLostError):
-            await world.worker.reconcile()
+            await world.reconcile()
         assert world.seen == []
 
     play(tmp_path, scenario)
@@ -218,5 +226,49 @@ def test_a_fault_in_a_pass_is_logged_and_the_next_pass_comes(tmp_path: Path) -> 
         async with asyncio.timeout(30):
             await world.worker.run(stopping)
         assert len(world.seen) == 2
+
+    play(tmp_path, scenario)
+
+
+def test_a_disk_that_is_slow_for_people_delays_no_pass_and_a_stop_loses_nothing(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        stopping, disk, fifth = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        show = world._show
+
+        async def slowly(server: str, statuses: Mapping[str, ModelVersionStatus]) -> None:
+            await disk.wait()
+            await show(server, statuses)
+
+        world.worker._tools = dataclasses.replace(world.worker._tools, show=slowly)
+
+        def decide(_: Observation) -> Outcome:
+            epoch = len(world.seen)
+            if epoch == 5:
+                fifth.set()
+            return Outcome(
+                record(),
+                plan(epoch),
+                write=True,
+                statuses={"m-1": ModelVersionStatus(phase=f"of epoch {epoch}")},
+                events=(Event("m-1", "Normal", "Committed", f"epoch {epoch}"),),
+                revisit_after=0.0,
+            )
+
+        world.decide = decide
+        running = asyncio.create_task(world.worker.run(stopping))
+        async with asyncio.timeout(30):
+            await fifth.wait()
+            plan_told = await world.told()
+            assert plan_told is not None
+            assert plan_told.epoch >= 4, "subscribers don't wait either"
+            assert world.shown == []
+            stopping.set()
+            world.worker.wake()
+            disk.set()
+            await running
+        last = len(world.seen)
+        assert world.shown[-1][1]["m-1"].phase == f"of epoch {last}"
+        lines = [json.loads(line)["message"] for line in world.events.path.read_text().splitlines()]
+        assert lines == [f"epoch {number}" for number in range(1, last + 1)], "none is lost, and they are in order"
 
     play(tmp_path, scenario)

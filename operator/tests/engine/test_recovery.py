@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from engine_builders import MODEL, PLAIN, SERVER, Cluster, decision, digest, failure, model_version
 
 from windlass_contract.failures import Reason
@@ -183,3 +184,35 @@ def test_clocks_are_written_by_tens_of_seconds():
 def test_nothing_runs_so_nothing_is_to_be_looked_at_by_time_alone():
     cluster = Cluster("a").serves(model_version(1))
     assert cluster.once().revisit_after is None
+
+
+@pytest.mark.parametrize("epoch", [2**52 + 1, 2**53 - 2, 2**53 - 1])
+def test_a_report_with_an_epoch_that_can_not_be_counted_on_from_says_nothing(epoch):
+    cluster = Cluster("a").serves(model_version(1))
+    seen = cluster.observe(1.0)
+    (mine,) = seen.reports
+    wild = mine.report.model_copy(update={"replica": "wild", "plan": ServingPlan.build(SERVER, epoch, {})})
+    outcome = reconcile(replace(seen, reports=(*seen.reports, SeenReport(wild, 0.1))))
+    assert outcome.plan == cluster.plan
+    assert not outcome.write
+
+
+def test_the_highest_epoch_that_a_report_may_have_is_counted_on_from():
+    cluster = Cluster("a").serves(model_version(1))
+    seen = cluster.observe(1.0)
+    (mine,) = seen.reports
+    high = mine.report.model_copy(update={"plan": ServingPlan.build(SERVER, 2**52, cluster.plan.models)})
+    taken = reconcile(replace(seen, reports=(SeenReport(high, 0.1),), model_versions=(model_version(2),)))
+    assert taken.plan.epoch == 2**52 + 1
+    follows = SeenReport(high.model_copy(update={"plan": taken.plan}), 0.1)
+    then = reconcile(replace(seen, plan=taken.plan, record=taken.record, reports=(follows,)))
+    assert then.plan.epoch >= taken.plan.epoch
+
+
+@pytest.mark.parametrize("epoch", [2**53 - 2, 2**53 - 1])
+def test_an_object_edited_to_the_last_epoch_stops_nothing(epoch):
+    cluster = Cluster("a").serves(model_version(1))
+    seen = cluster.observe(1.0)
+    edited = ServingPlan.build(SERVER, epoch, cluster.plan.models)
+    outcome = reconcile(replace(seen, plan=edited, model_versions=(model_version(2),)))
+    assert outcome.plan is not None

@@ -155,7 +155,7 @@ class Host:
             if slot is None:
                 self._slots[key] = self._new_slot(key, planned)
             else:
-                slot.planned = planned
+                slot.follow(planned)
         for slot in self._slots.values():
             slot.was_prepared = slot.was_prepared or slot.prepared
             if slot.phase is Phase.RESIDENT and slot.state is VersionState.FAILED:

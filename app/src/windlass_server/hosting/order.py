@@ -61,6 +61,8 @@ class View:
     """Requests that name no version reach it."""
     samples: Demand | None = None
     """The acceptance samples that it is tried with, or was."""
+    attempt: int = 0
+    """See `PlannedVersion.attempt`: the one that it is tried in, or was."""
     due: bool = True
     """Its turn may come: no retry is being waited for."""
 
@@ -123,8 +125,11 @@ _IN_MEMORY = frozenset({Phase.PREPARING, Phase.RESIDENT, Phase.UNLOADING})
 
 
 def _is_over(view: View, planned: PlannedVersion | None) -> bool:
-    """Whether the plan has no use for it as it is: not planned, or to be tried with other samples."""
+    """Whether the plan has no use for it as it is: not planned, or to be tried with other samples or anew."""
     if planned is None:
+        return True
+    if view.phase is Phase.FAILED and planned.attempt not in {0, view.attempt}:
+        # It was rejected then, and cleared since: nothing is known of it now.
         return True
     wanted = demand_of(planned)
     if wanted == view.samples:

@@ -88,6 +88,14 @@ class Slot:
         self.idle.set()
         self.samples = demand_of(self.planned)
         """The samples that it is tried with."""
+        self.attempt = self.planned.attempt
+        """The attempt that its state tells of."""
+
+    def follow(self, planned: PlannedVersion) -> None:
+        """Takes what a plan says of it now. What is prepared, or to be tried yet, counts for a new attempt too."""
+        self.planned = planned
+        if self.phase is Phase.IDLE or (self.phase is Phase.RESIDENT and self.prepared):
+            self.attempt = planned.attempt or self.attempt
 
     @property
     def state(self) -> VersionState:
@@ -135,7 +143,7 @@ class Slot:
 
     def view(self, *, routed: bool, now: float) -> View:
         """As the order of actions sees it."""
-        return View(self.key, self.phase, routed, self.samples, due=self.retry_at <= now)
+        return View(self.key, self.phase, routed, self.samples, self.attempt, due=self.retry_at <= now)
 
     def report(self) -> VersionReport:
         """What the operator is told of it."""
@@ -145,6 +153,9 @@ class Slot:
         report = self.resident.report()
         # Prepared means to the operator: it passed the samples of the plan that is followed.
         state = self.state if self.proven or not self.prepared else VersionState.WAITING
+        if state is VersionState.FAILED and self.planned.attempt not in {0, self.attempt}:
+            # A verdict of an earlier attempt, which was cleared: it is about to be tried anew.
+            return report.model_copy(update={"state": VersionState.WAITING, "failure": None, "counters": counters})
         failure = report.failure or (self.failure if not self.prepared else None)
         return report.model_copy(update={"state": state, "failure": failure, "counters": counters})
 

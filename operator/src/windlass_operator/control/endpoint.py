@@ -25,7 +25,7 @@ from windlass_contract.plan import Epoch
 from windlass_contract.report import ServingReport
 
 from .auth import MAX_TOKEN_BYTES, Authenticator, Identity
-from .hub import Hub, NotActingError
+from .hub import EpochTooHighError, Hub, NotActingError
 from .registry import RegistryFullError
 
 _SERVER: TypeAdapter[str] = TypeAdapter(ServerName)
@@ -79,6 +79,9 @@ class _Endpoint:
             return _answer(self._hub.take_report(identity.server, report))
         except RegistryFullError as error:
             raise _error(web.HTTPTooManyRequests, str(error)) from error
+        except EpochTooHighError as error:
+            structlog.get_logger("windlass.control").warning("report.refused", server=report.server, reason=str(error))
+            raise _error(web.HTTPBadRequest, str(error)) from error
 
     async def samples(self, request: web.Request) -> web.Response:
         identity = await self._authenticate(request)

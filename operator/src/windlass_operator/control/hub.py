@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from windlass_contract.control import POLL_SECONDS, REPORT_SECONDS, SUBSCRIBED_SECONDS, ReportAnswer
-from windlass_contract.plan import ServingPlan
+from windlass_contract.plan import MAX_REPORTED_EPOCH, ServingPlan
 from windlass_contract.report import ServingReport
 from windlass_operator.engine.interface import SeenReport
 
@@ -19,6 +19,10 @@ from .registry import Registry
 
 class NotActingError(Exception):
     """This operator can't answer for the server now; the message says why."""
+
+
+class EpochTooHighError(Exception):
+    """A report follows a plan that no operator can have made; the message says which."""
 
 
 class _Channel:
@@ -109,9 +113,15 @@ class Hub:
 
     def take_report(self, server: str, report: ServingReport) -> ReportAnswer:
         """Remembers a report, and answers it. While the operator gathers the report counts, although the answer is
-        `NotActingError`. Raises `RegistryFullError`.
+        `NotActingError`. Raises `RegistryFullError`, `EpochTooHighError`.
         """
         channel = self._channel(server)
+        known = channel.plan.epoch if channel.plan is not None else 0
+        if report.plan is not None and report.plan.epoch > max(MAX_REPORTED_EPOCH, known):
+            raise EpochTooHighError(
+                f"replica {report.replica!r} reports a plan of epoch {report.plan.epoch}; above {MAX_REPORTED_EPOCH} "
+                "none is taken from a report: remove plan.json from the replica's state folder and restart it"
+            )
         if channel.registry.take(report):
             self.on_news(server)
         self._acting(server)

@@ -21,6 +21,7 @@ from windlass_operator.control.hub import Hub
 from windlass_operator.engine.interface import Event, Observation, Outcome
 from windlass_operator.metrics import Metrics
 
+from .aside import Aside
 from .catalogue import Catalogue, Problem, Remembered, build
 from .events import EventLog
 from .files import FileProblemError, remove_leftovers
@@ -115,7 +116,9 @@ class DirectoryDriver:
         self._workers: dict[str, ServerWorker] = {}
         self._statuses: dict[str, Mapping[str, ModelVersionStatus]] = {}
         self._status_files = StatusFiles(self._folders.status)
-        self._status_lock = asyncio.Lock()
+        self._writing = asyncio.Lock()
+        self._aside = Aside(self._tell)
+        self._events_due: list[tuple[datetime, Event]] = []
         self._said: set[tuple[str, str]] = set()
         self._changed = asyncio.Event()
 
@@ -171,12 +174,14 @@ class DirectoryDriver:
             metrics=self._metrics,
             holds=self.lock.holds,
             acting_since=time.monotonic(),
+            writing=self._writing,
         )
         stopping = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._watch(stopping))
                 group.create_task(self._follow(stopping, group))
+                group.create_task(self._aside.run())
                 group.create_task(self._end(stop, stopping))
         except* LockLostError as errors:
             self._log.error("lock.lost", error=str(errors.exceptions[0]))
@@ -234,6 +239,7 @@ class DirectoryDriver:
                 self._log.error("directory.failed", error=str(error), retry_seconds=_RETRY_SECONDS)
                 again_in = _RETRY_SECONDS
             await _wait(self._changed, min(self._poll_seconds, again_in or self._poll_seconds))
+        self._aside.close()
 
     async def _scan(self) -> float | None:
         """Takes in what the directory says now; returns in how many seconds to look again at the latest.
@@ -250,8 +256,8 @@ class DirectoryDriver:
         for server in views:
             if views[server] != before.get(server):
                 self._wake(server)
-        await self._say(catalogue, scan)
-        await self._flush_statuses()
+        self._say(catalogue, scan)
+        self._aside.ask()
         return scan.again_in
 
     def _look(self, catalogue: Catalogue, scan: Scan) -> dict[str, ServerView]:
@@ -271,7 +277,7 @@ class DirectoryDriver:
 
     # What people are told.
 
-    async def _say(self, catalogue: Catalogue, scan: Scan) -> None:
+    def _say(self, catalogue: Catalogue, scan: Scan) -> None:
         """Each problem once, in the log and as an event; and when it is gone."""
         self._metrics.invalid_files.set(len(catalogue.problems))
         found: dict[tuple[str, str], Event | None] = {}
@@ -294,16 +300,21 @@ class DirectoryDriver:
                 self._log.warning("file.ignored", file=file, reason=message)
             else:
                 self._log.warning("file.refused", file=file, reason=event.reason, message=message)
-                await self._add_event(event)
+                self._events_due.append((datetime.now(UTC), event))
         for file, message in self._said - found.keys():
             self._log.info("file.settled", file=file or str(self._directory), was=message)
         self._said = set(found)
 
-    async def _add_event(self, event: Event) -> None:
-        try:
-            await asyncio.to_thread(self._events.append, "", (event,), datetime.now(UTC))
-        except OSError as error:
-            self._log.error("events.not_written", error=str(error))
+    async def _tell(self) -> None:
+        """Writes what the last scans said, beside them."""
+        events, self._events_due = self._events_due, []
+        for at, event in events:
+            try:
+                async with self._writing:
+                    await asyncio.to_thread(self._events.append, "", (event,), at)
+            except OSError as error:
+                self._log.error("events.not_written", error=str(error))
+        await self._flush_statuses()
 
     async def _show(self, server: str, statuses: Mapping[str, ModelVersionStatus]) -> None:
         """Takes the engine's statuses of a server."""
@@ -312,12 +323,12 @@ class DirectoryDriver:
             await self._flush_statuses()
 
     async def _flush_statuses(self) -> None:
-        """Writes what changed, once each server was looked at: before that nobody knows what is out of date."""
-        async with self._status_lock:
-            if self._views.keys() - self._statuses.keys():
-                return
+        """Writes what changed. Nothing is removed before each server was looked at: until then it may be true."""
+        async with self._writing:
+            complete = self._views.keys() <= self._statuses.keys()
+            statuses = self._all_statuses()
             try:
-                changed = await asyncio.to_thread(self._status_files.update, self._all_statuses())
+                changed = await asyncio.to_thread(self._status_files.update, statuses, complete=complete)
             except OSError as error:
                 self._log.error("status.not_written", error=str(error))
                 return
@@ -327,6 +338,7 @@ class DirectoryDriver:
     def _all_statuses(self) -> dict[str, ModelVersionStatus]:
         result: dict[str, ModelVersionStatus] = {}
         owners = {each.name: each.server for each in self._memory.values()}
+        unseen = self._views.keys() - self._statuses.keys()
         for server, statuses in self._statuses.items():
             for name, status in statuses.items():
                 if name not in result or owners.get(name) == server:
@@ -334,7 +346,8 @@ class DirectoryDriver:
         for problems, reason in ((self._catalogue.problems, FILE_INVALID), (self._catalogue.refused, CONFLICT)):
             for problem in problems:
                 name = problem.name or _name_of_file(problem)
-                if name:
+                # What else is true of it isn't known before its server was looked at.
+                if name and (name in result or owners.get(name) not in unseen):
                     result[name] = stalled(result.get(name), problem, reason)
         return result
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from windlass_contract.model_version import ModelVersionStatus
 from windlass_contract.plan import ServingPlan
 from windlass_contract.record import RolloutRecordSet, ServerState, Verdict
 from windlass_operator.control.hub import Hub
-from windlass_operator.engine.interface import Event, Observation, Outcome
+from windlass_operator.engine.interface import Event, Observation, Outcome, SeenReport
 from windlass_operator.metrics import Metrics
 
+from .aside import Aside
 from .events import EventLog
 from .replicas import ReplicaFiles
 from .store import DamagedStateError, StateStore, StoreConflictError, StoreError
@@ -45,6 +47,8 @@ class Tools:
     holds: Callable[[], bool]
     """Whether this operator is still the one that acts."""
     acting_since: float
+    writing: asyncio.Lock
+    """Held while something is written for people: a slow disk keeps one thread of the pool busy, not all of them."""
     clock: Callable[[], float] = time.monotonic
 
 
@@ -66,19 +70,30 @@ class ServerWorker:
         self._plan: ServingPlan | None = None
         self._previous_pass: float | None = None
         self._remarks: tuple[str, ...] = ()
+        self._aside = Aside(self.tell)
+        # What people are to be told. A disk that hangs doesn't make it grow: events come with a durable write.
+        self._statuses: Mapping[str, ModelVersionStatus] | None = None
+        self._reports: tuple[SeenReport, ...] | None = None
+        self._events: list[tuple[datetime, Event]] = []
 
     def wake(self) -> None:
         """Something changed: look soon."""
         self._wake.set()
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Passes until `stopping`. Raises `LockLostError`."""
-        while not stopping.is_set():
-            self._wake.clear()
-            pause = await self._pass()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._wake.wait()
+        """Passes until `stopping`, and until all that follows from them is told. Raises `LockLostError`."""
+        telling = asyncio.create_task(self._aside.run())
+        try:
+            while not stopping.is_set():
+                self._wake.clear()
+                pause = await self._pass()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._wake.wait()
+            self._aside.close()
+            await telling
+        finally:
+            telling.cancel()
 
     async def _pass(self) -> float:
         """One pass that survives what can go wrong; returns the seconds until the next."""
@@ -125,7 +140,7 @@ class ServerWorker:
             tools.metrics.reconciles.labels(self.server, "written" if outcome.write else "unchanged").inc()
             self._previous_pass = now
             self._record = outcome.record
-            await self._tell(outcome, view, observation)
+            self._publish(outcome, view, observation)
             return outcome
         return None
 
@@ -188,39 +203,50 @@ class ServerWorker:
         self._tools.hub.confirm(self.server)
         self._log.info("plan.written", **_summary(outcome.plan))
 
-    async def _tell(self, outcome: Outcome, view: ServerView, observation: Observation) -> None:
-        """After the acknowledged write: subscribers, then statuses, then events."""
+    def _publish(self, outcome: Outcome, view: ServerView, observation: Observation) -> None:
+        """After the acknowledged write: subscribers at once, people by `tell`."""
         tools = self._tools
         tools.hub.offer_samples(self.server, view.samples)
         if outcome.gathering:
             tools.hub.withhold(self.server)
         else:
             tools.hub.publish(self.server, outcome.plan, outcome.renewed)
+            self._statuses = outcome.statuses  # until then there are none
         if outcome.plan is not None:
             tools.metrics.epoch.labels(self.server).set(outcome.plan.epoch)
         tools.metrics.frozen.labels(self.server).set(bool(view.frozen))
         self._show_orphans(observation, outcome.record)
-        if not outcome.gathering:  # until then there are none
-            await tools.show(self.server, outcome.statuses)
-        try:
-            await asyncio.to_thread(tools.replicas.show, self.server, observation.reports)
-        except OSError as error:
-            self._log.error("replicas.not_written", error=str(error))
+        self._reports = observation.reports
         remarks = tuple(
             Event("", "Normal", "Remark", remark) for remark in outcome.remarks if remark not in self._remarks
         )
         self._remarks = outcome.remarks
-        await self._record_events((*outcome.events, *remarks))
-
-    async def _record_events(self, events: tuple[Event, ...]) -> None:
-        for event in events:
+        at = datetime.now(UTC)
+        for event in (*outcome.events, *remarks):
             say = self._log.warning if event.type == "Warning" else self._log.info
             say("rollout.event", model_version=event.model_version, reason=event.reason, message=event.message)
-        if events:
+            self._events.append((at, event))
+        self._aside.ask()
+
+    async def tell(self) -> None:
+        """Writes what people weren't told yet: the newest statuses, then every event up to them, in order."""
+        tools = self._tools
+        statuses, self._statuses = self._statuses, None
+        reports, self._reports = self._reports, None
+        events, self._events = self._events, []
+        if statuses is not None:
+            await tools.show(self.server, statuses)
+        async with tools.writing:
             try:
-                await asyncio.to_thread(self._tools.events.append, self.server, events, datetime.now(UTC))
+                if reports is not None:
+                    await asyncio.to_thread(tools.replicas.show, self.server, reports)
             except OSError as error:
-                self._log.error("events.not_written", error=str(error))
+                self._log.error("replicas.not_written", error=str(error))
+            for at, group in itertools.groupby(events, key=lambda each: each[0]):
+                try:
+                    await asyncio.to_thread(tools.events.append, self.server, [event for _, event in group], at)
+                except OSError as error:
+                    self._log.error("events.not_written", error=str(error))
 
     def _count_rollouts(self, record: RolloutRecordSet | None) -> None:
         before = self._record.models if self._record else {}

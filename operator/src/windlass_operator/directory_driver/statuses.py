@@ -66,9 +66,11 @@ class StatusFiles:
                 self._written[path.stem] = ModelVersionStatus(message="\0unreadable")
         return problems
 
-    def update(self, statuses: Mapping[str, ModelVersionStatus], now: datetime | None = None) -> list[str]:
-        """Makes the files say this and nothing else; returns the names of those that changed. Raises `OSError` once all
-        others are written: one that can't be must not keep the rest out of date.
+    def update(
+        self, statuses: Mapping[str, ModelVersionStatus], now: datetime | None = None, *, complete: bool = True
+    ) -> list[str]:
+        """Makes the files say this and, if it is `complete`, nothing else; returns the names of those that changed.
+        Raises `OSError` once all others are written: one that can't be must not keep the rest out of date.
         """
         at = now or datetime.now(UTC)
         changed = []
@@ -84,7 +86,7 @@ class StatusFiles:
                     continue
                 self._written[name] = dated
                 changed.append(name)
-        for name in sorted(self._written.keys() - statuses.keys()):
+        for name in sorted(self._written.keys() - statuses.keys()) if complete else ():
             remove(self._folder / f"{name}.yaml")
             del self._written[name]
             changed.append(name)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from windlass_contract.control import GATHER_SECONDS, GATHER_SECONDS_ORCHESTRATED, SUBSCRIBED_SECONDS
-from windlass_contract.plan import PlannedVersion, ServingPlan
+from windlass_contract.plan import MAX_REPORTED_EPOCH, PlannedVersion, ServingPlan
 from windlass_contract.report import ServingReport, VersionReport
 
 from .interface import Observation, SeenReport
@@ -26,8 +26,15 @@ class Fleet:
 
     @classmethod
     def of(cls, observation: Observation) -> Fleet:
-        """Reads the reports of an observation; those of other servers are none of ours."""
-        seen = [each for each in observation.reports if each.report.server == observation.server]
+        """Reads the reports of an observation; those of other servers are none of ours, and one with an epoch from
+        which nobody could count on says nothing."""
+        highest = max(MAX_REPORTED_EPOCH, 0 if observation.plan is None else observation.plan.epoch)
+        seen = [
+            each
+            for each in observation.reports
+            if each.report.server == observation.server
+            and (each.report.plan is None or each.report.plan.epoch <= highest)
+        ]
         seen.sort(key=lambda each: (each.report.replica, each.report.instance, each.report.sequence))
         present = _present(seen)
         ready = {each.name for each in observation.replicas or () if each.ready}

@@ -50,7 +50,8 @@ def plan_model(record: ModelRecord) -> ModelPlan:
 
 def planned_candidate(rollout: RolloutRecord) -> PlannedVersion:
     """A candidate may not be asked for by number until traffic reaches it."""
-    return _planned(rollout.candidate, samples=rollout.samples, addressable=False)
+    planned = _planned(rollout.candidate, samples=rollout.samples, addressable=False)
+    return planned.model_copy(update={"attempt": rollout.attempt}) if rollout.attempt else planned
 
 
 def planned_committed(ref: VersionRef) -> PlannedVersion:

@@ -55,7 +55,11 @@ def reconcile(observation: Observation) -> Outcome:
         views[model] = view
         events += draft.events
 
-    drafts = {name: view.record for name, view in views.items() if _says_something(view.record)}
+    drafts = {
+        name: _numbered(view.record, base.highest_epoch + 1)
+        for name, view in views.items()
+        if _says_something(view.record)
+    }
     plan = _next_plan(observation.server, base, drafts)
     epoch = 0 if plan is None else plan.epoch
     models = {name: _dated(record, epoch) for name, record in drafts.items()}
@@ -115,6 +119,14 @@ def _next_plan(server: str, base: Base, models: Mapping[str, ModelRecord]) -> Se
     if base.conflict or base.plan.epoch < base.highest_epoch or not same_models(planned, base.plan.models):
         return ServingPlan.build(server, base.highest_epoch + 1, planned)
     return base.plan
+
+
+def _numbered(record: ModelRecord, attempt: int) -> ModelRecord:
+    """With the attempt of a rollout that was started in this pass. It makes the plan a new one, of this epoch."""
+    rollout = record.rollout
+    if rollout is None or rollout.epoch or rollout.attempt:
+        return record
+    return record.model_copy(update={"rollout": rollout.model_copy(update={"attempt": attempt})})
 
 
 def _dated(record: ModelRecord, epoch: int) -> ModelRecord:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from windlass_contract.plan import ModelPlan, PlannedVersion, ServingPlan
+from windlass_contract.plan import LAST_EPOCH, ModelPlan, PlannedVersion, ServingPlan
 from windlass_contract.record import ModelRecord, Phase, RolloutRecord, VersionRef
 
 from .fleet import Fleet
@@ -32,10 +32,11 @@ def base_of(observation: Observation, fleet: Fleet) -> Base:
     """The record as observed, or rebuilt where the object is missing, older than a report's plan, or was edited."""
     reported = sorted(fleet.plans(), key=lambda plan: (plan.epoch, plan.digest))
     plan, record = observation.plan, observation.record
-    if plan is not None and plan.server != observation.server:
+    if plan is not None and (plan.server != observation.server or plan.epoch == LAST_EPOCH):
+        # Another's, or edited by somebody: nobody counts that far.
         plan = None
     epochs = [each.epoch for each in (*reported, *([plan] if plan is not None else []))]
-    highest = max(epochs, default=0)
+    highest = min(max(epochs, default=0), LAST_EPOCH - 1)
     why = ""
     if reported and (plan is None or reported[-1].epoch > plan.epoch):
         found = "missing" if plan is None else f"at epoch {plan.epoch}"
@@ -117,5 +118,6 @@ def _rebuild_rollout(
         paused=plan.paused,
         waiting_seconds=waited,
         epoch=epoch,
+        attempt=0 if planned is None else planned.attempt,
         samples=samples,
     )
