@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import pytest
 
+LONGEST_FIRST = (
+    "/tests/docs/",
+    "/tests/one_machine/",
+    "/cli/",
+    "/app/tests/predictions/",
+    "/app/tests/replica/",
+    "/operator/",
+)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files share what is expensive to start; programs started as the docs write them share the default ports."""
+    """Files share what is expensive to start; programs started as the docs write them share the default ports. Those that
+    take long begin first, so that no process is left with them at the end."""
+    items.sort(key=lambda item: next((place for place, part in enumerate(LONGEST_FIRST) if part in str(item.path)), 9))
     for item in items:
         group = "default ports" if item.get_closest_marker("default_ports") else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
