@@ -15,8 +15,10 @@ LONGEST_FIRST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files share what is expensive to start; programs started as the docs write them share the default ports. Those that
-    take long begin first, so that no process is left with them at the end."""
+    """Files share what is expensive to start; programs started as the docs write them share the default ports.
+
+    Those that take long begin first, so that no process is left with them at the end.
+    """
     items.sort(key=lambda item: next((place for place, part in enumerate(LONGEST_FIRST) if part in str(item.path)), 9))
     for item in items:
         group = "default ports" if item.get_closest_marker("default_ports") else str(item.path)
