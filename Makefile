@@ -38,7 +38,11 @@ demo: .venv/installed  ## train, pack, serve, roll v1 to v2 under traffic, refus
 
 .PHONY: test
 test: .venv/installed  ## everything that needs no engine and no cluster (at most 10 minutes on 2 cores)
-	@$(BIN)/python -m pytest -m "not lab and not soak" -n 3 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -m "not lab and not soak and not hardening" -n 3 --dist loadgroup $(ARGS)
+
+.PHONY: test-hardening
+test-hardening: .venv/installed  ## abuse, hostile models, outages of the database: what `make test` has no time for
+	@$(BIN)/python -m pytest -m "hardening and not soak" -n 3 --dist loadgroup $(ARGS)
 
 .PHONY: evidence
 evidence: .venv/installed  ## measure the promises and write docs/evidence.md
@@ -82,4 +86,4 @@ clean:  ## remove what the targets above made, but not the demo's models
 
 .PHONY: help
 help:  ## this list
-	@grep -hE '^[a-z0-9-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*  ## (.*)/\1\t\2/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*  ## (.*)/\1\t\2/' | expand -t 17

@@ -16,6 +16,8 @@ from windlass_testing.load import Load
 from windlass_testing.models import hostile, misbehaving
 from windlass_testing.one_machine import OneMachine, Replica, one_machine, wait_until
 
+pytestmark = pytest.mark.hardening
+
 TRUSTED = ["ReadFile", "WriteFile"]
 Make = Callable[[Path, str, int], Path]
 

@@ -25,6 +25,8 @@ from windlass_testing.load import Load, Request
 from windlass_testing.models import affine_tflite, scorer
 from windlass_testing.one_machine import OneMachine, Replica, wait_until
 
+pytestmark = pytest.mark.hardening
+
 MIB = 2**20
 PREDICT = "/v1/models/m:predict"
 BODY = {"instances": [[1.0]]}

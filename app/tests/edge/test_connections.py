@@ -14,6 +14,8 @@ from windlass_server.connections import ConnectionLimits, Connections, Ended
 from windlass_server.listening import Listener
 from windlass_testing.waiting import until
 
+pytestmark = pytest.mark.hardening
+
 SHORT = ConnectionLimits(
     connections=8, keep_alive=1.0, head_timeout=1.0, body_timeout=1.0, min_body_rate=100_000, max_body_bytes=200_000,
     send_timeout=1.0,

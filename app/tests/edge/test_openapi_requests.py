@@ -14,6 +14,8 @@ from windlass_contract.manifest import ImageInput
 from windlass_testing.models import affine_tflite, identity, scorer
 from windlass_testing.one_machine import BIN, OneMachine, wait_until
 
+pytestmark = pytest.mark.hardening
+
 SECONDS = int(os.environ.get("WINDLASS_FUZZ_SECONDS", "300"))
 ALLOWED = ["2xx", "3xx", "4xx", "501", "503", "504"]
 

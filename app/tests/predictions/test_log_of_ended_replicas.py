@@ -14,6 +14,8 @@ from windlass_testing.load import Load
 from windlass_testing.one_machine import wait_until
 from windlass_testing.recording import Rig, answered, lost, numbers
 
+pytestmark = pytest.mark.hardening
+
 SOAK = pytest.mark.soak
 WRITTEN_SECONDS = 2.0
 """A second until what was recorded is written, and one for a busy disk."""

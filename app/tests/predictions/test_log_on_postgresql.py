@@ -17,6 +17,8 @@ from windlass_testing.one_machine import wait_until
 from windlass_testing.postgres import CuttingProxy, missing
 from windlass_testing.recording import Rig, answered, assert_each_once, lost, numbers
 
+pytestmark = pytest.mark.hardening
+
 SOAK = pytest.mark.soak
 RETRY_SECONDS = 15.0
 """The longest pause before a database that was away is asked again."""
