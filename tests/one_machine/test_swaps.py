@@ -55,7 +55,8 @@ def test_undo_brings_the_resident_previous_version_back_within_a_second(rig: Any
         began = time.monotonic()
         command = [str(BIN / "windlass"), "undo", rig.name(2), "--directory", str(rig.machine.directory)]
         subprocess.run(command, check=True, capture_output=True, timeout=60)
-        decided = time.monotonic()
+        (decision,) = rig.machine.directory.glob(f"{rig.name(2)}.*.decision.yaml")
+        decided = time.monotonic() - (time.time() - decision.stat().st_mtime)
         rig.machine.wait_for_phase(rig.name(1), "Serving")
     assert load.lost == []
     assert load.steps_back() == []
@@ -67,6 +68,6 @@ def test_undo_brings_the_resident_previous_version_back_within_a_second(rig: Any
     measured(
         "rollback",
         "one replica: from the decision's file being written to the previous version answering",
-        f"{max(back - decided, 0) * 1000:.0f} ms",
+        f"{(back - decided) * 1000:.0f} ms",
         "make evidence",
     )

@@ -53,11 +53,12 @@ def forbid_core_dumps() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def await_adoption(adopter: int) -> None:
-    """Returns once this process is a child of `adopter`: its parent, in between, has ended."""
-    while (parent := os.getppid()) != adopter:
+def await_adoption(adopter: int, between: int) -> None:
+    """Returns once this process is a child of `adopter`: its parent, `between`, has ended. Ends this process if it went
+    to somebody else, since `adopter` was gone first."""
+    while os.getppid() == between:
         try:
-            watch = os.pidfd_open(parent)
+            watch = os.pidfd_open(between)
         except ProcessLookupError:
             continue  # it ended between the two calls
         try:
@@ -65,6 +66,8 @@ def await_adoption(adopter: int) -> None:
             select.select([watch], [], [])
         finally:
             os.close(watch)
+    if os.getppid() != adopter:
+        os._exit(0)
 
 
 def arrange_descriptors(wanted: Sequence[int]) -> None:

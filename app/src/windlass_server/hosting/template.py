@@ -87,11 +87,12 @@ def _fork(
     reading, writing = os.pipe()
     between = os.fork()
     if between == 0:
+        parent = os.getpid()
         pid = os.fork()
         if pid:
             os.write(writing, pid.to_bytes(4, "little"))
             os._exit(0)
-        _become_worker(message, descriptors, run_worker, launcher)
+        _become_worker(message, descriptors, run_worker, launcher, parent)
     os.close(writing)
     data = os.read(reading, 4)
     os.close(reading)
@@ -106,9 +107,10 @@ def _become_worker(
     descriptors: list[int],
     run_worker: Callable[[socket.socket, str, dict[str, Any]], NoReturn],
     launcher: int,
+    between: int,
 ) -> NoReturn:
     try:
-        await_adoption(launcher)
+        await_adoption(launcher, between)
         die_with_parent(launcher)
         channel, output = descriptors
         arrange_descriptors([output, output, channel])
