@@ -168,9 +168,14 @@ def test_nothing_new_writes_nothing(stage: Any, workspace: Any, until: Any) -> N
         return int(float(lines[0].split()[-1])) if lines else 0
 
     def files() -> dict[str, int]:
-        # What replicas report is shown a second later at most, and may still be on its way.
-        kept = (path for path in workspace.state.rglob("*") if path.is_file() and path.parent.name != "replicas")
-        return {str(path): path.stat().st_ino for path in kept}
+        return {str(path): path.stat().st_ino for path in workspace.state.rglob("*") if path.is_file()}
+
+    def shown() -> bool:
+        """What replicas report is shown a second later at most."""
+        path = workspace.state / "replicas" / "cats.json"
+        return path.exists() and '"state": "Prepared"' in path.read_text()
+
+    until(shown)
 
     before, count = files(), passes()
     until(lambda: passes() >= count + 5)
