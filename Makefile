@@ -61,7 +61,7 @@ lint: .venv/installed  ## style, types, and which part may import which
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
-	@$(BIN)/python -m windlass_contract.schemas --check
+	@$(BIN)/python -m windlass_contract.schemas --repository . --check
 
 .PHONY: format
 format: .venv/installed  ## put the code in the project's style
@@ -69,8 +69,8 @@ format: .venv/installed  ## put the code in the project's style
 	@$(BIN)/ruff format .
 
 .PHONY: schemas
-schemas: .venv/installed  ## generate the JSON Schemas from the contract's models
-	@$(BIN)/python -m windlass_contract.schemas
+schemas: .venv/installed  ## generate the JSON Schemas, the CRD and its reference from the contract's models
+	@$(BIN)/python -m windlass_contract.schemas --repository .
 
 .PHONY: lock
 lock: $(UV)  ## resolve the dependencies anew (ARGS="--upgrade" takes newer versions)

@@ -14,10 +14,14 @@ WORDS: dict[str, str] = {}
 """What each pattern asks for, in words."""
 
 
-def like(pattern: str, words: str, **bounds: int) -> Any:
-    """A field of text that looks like `pattern`; `words` are what users read when it doesn't."""
+def like(pattern: str, words: str, *, longest: int | None = None, **bounds: int) -> Any:
+    """A field of text that looks like `pattern`; `words` are what users read when it doesn't.
+
+    `longest`: how long the pattern lets it be, for schemas; the API server weighs a rule by the length of its texts.
+    """
     WORDS[pattern] = words
-    return Field(pattern=pattern, **bounds)  # type: ignore[call-overload]  # its overloads take no **
+    extra: Any = None if longest is None else {"maxLength": longest}
+    return Field(pattern=pattern, json_schema_extra=extra, **bounds)  # type: ignore[call-overload]  # takes no **
 
 
 MAX_VERSION = 2**53 - 1
@@ -26,6 +30,7 @@ MAX_VERSION = 2**53 - 1
 _NAME = like(
     r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$",
     "write at most 63 letters, digits, '.', '_' and '-', with a letter or digit at both ends, as in cats-dogs",
+    longest=63,
 )
 
 ModelName = Annotated[str, _NAME]
@@ -36,6 +41,7 @@ ServerName = Annotated[
     like(
         r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
         "write at most 63 small letters, digits and '-', with a letter or digit at both ends, as in cats-dogs",
+        longest=63,
     ),
 ]
 """A server's name: a DNS label, since Kubernetes, Compose and Swarm name services so."""
@@ -45,6 +51,7 @@ ObjectName = Annotated[
     like(
         r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$",
         "write at most 253 small letters, digits, '-' and '.', with a letter or digit at both ends, as in cats-dogs-4",
+        longest=253,
     ),
 ]
 """`metadata.name`: a DNS subdomain."""
@@ -65,6 +72,7 @@ Digest = Annotated[
     like(
         r"^sha256:[0-9a-f]{64}$",
         "write sha256: and 64 hexadecimal digits in small letters; windlass pack prints a version's digest",
+        longest=71,
     ),
 ]
 
@@ -73,6 +81,7 @@ Duration = Annotated[
     like(
         r"^([0-9]{1,6}h([0-9]{1,6}m)?([0-9]{1,6}s)?|[0-9]{1,6}m([0-9]{1,6}s)?|[0-9]{1,6}s)$",
         "write whole hours, minutes and seconds, as in 10m or 1h30m",
+        longest=21,
     ),
 ]
 """Whole hours, minutes and seconds, as in `1h30m`, `10m` or `45s`."""
@@ -82,6 +91,7 @@ Percentage = Annotated[
     like(
         r"^(100(\.0)?|[0-9]{1,2}(\.[0-9])?)%$",
         "write a share from 0% to 100% with at most one decimal, as in 25% or 0.5%",
+        longest=6,
     ),
 ]
 """A share with at most one decimal, as in `0.5%`: traffic is split in thousandths."""

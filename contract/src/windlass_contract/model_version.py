@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from .document import StrictDocument
 from .identifiers import Digest, Duration, ModelName, ObjectName, Percentage, ServerName, Version, like
+
+
+def _rules(*rules: tuple[str, str]) -> ConfigDict:
+    """What the Kubernetes API server checks of one object by itself: CEL and message. They say the same as the
+    validators here, and what may change in an edit, which no validator sees.
+    """
+    validations: Any = [{"rule": rule, "message": message} for rule, message in rules]
+    return ConfigDict(json_schema_extra={"x-kubernetes-validations": validations})
+
+
+def _fixed(field: str) -> tuple[str, str]:
+    """An identifying field that can't be edited."""
+    return (
+        f"self.{field} == oldSelf.{field}",
+        f"spec.{field} can't be edited: it says which version this is; write a new ModelVersion",
+    )
 
 
 class State(StrEnum):
@@ -50,6 +66,14 @@ class ObjectMeta(StrictDocument):
 class ArtifactSource(StrictDocument):
     """Where the files are, and what they have to be."""
 
+    model_config = _rules(
+        ("self.uri == oldSelf.uri", "spec.artifact.uri can't be edited; write a new ModelVersion"),
+        (
+            "has(self.digest) == has(oldSelf.digest) && (!has(self.digest) || self.digest == oldSelf.digest)",
+            "spec.artifact.digest can't be edited: other files are another version; write a new ModelVersion",
+        ),
+    )
+
     uri: Annotated[
         str,
         like(
@@ -65,6 +89,15 @@ class ArtifactSource(StrictDocument):
 
 class Step(StrictDocument):
     """One step of a rollout: shadow or weight, held for a duration or until somebody approves."""
+
+    model_config = _rules(
+        ("!(has(self.shadow) && has(self.weight))", "a step has either shadow or weight, not both"),
+        ("has(self.shadow) || has(self.weight) || has(self.pause)", "a step has a shadow, a weight or a pause"),
+        (
+            "!(has(self.duration) && has(self.pause))",
+            "a step ends after a duration or by approval (pause), not both",
+        ),
+    )
 
     shadow: Percentage | None = None
     """Share of the requests that the candidate answers too, unseen."""
@@ -90,19 +123,24 @@ class Gates(StrictDocument):
     """What real traffic has to show."""
 
     min_requests: Annotated[int, Field(ge=1, strict=True)] | None = None
+    """How many requests have to be seen before a gate can pass; with fewer it is undecided."""
     max_error_rate: Percentage | None = None
+    """The largest share of the candidate's answers that may be errors."""
     max_latency_ratio: Annotated[float, Field(ge=1)] | None = None
     """The candidate's p99 over the committed version's in the same time."""
     min_agreement: Percentage | None = None
+    """The least share of shadowed requests that both versions have to answer alike."""
 
 
 class Rollout(StrictDocument):
     """The passage from the committed version to this one."""
 
     mode: Mode = Mode.IN_PLACE
+    """InPlace: loaded beside the old version in each running replica. Restart: by a rolling update of the Pods."""
     steps: Annotated[list[Step], Field(max_length=64)] = []
-    """None: commit as soon as every replica is prepared."""
+    """Taken one after the other. None: commit as soon as every replica is prepared."""
     gates: Gates = Gates()
+    """What real traffic has to show before a step ends."""
     keep_previous: Duration = "10m"
     """How long the version before stays resident after a commit, as the way back."""
     progress_deadline: Duration = "10m"
@@ -111,6 +149,14 @@ class Rollout(StrictDocument):
 
 class AcceptanceSource(StrictDocument):
     """Where the acceptance samples are, and how many of them have to be right."""
+
+    model_config = _rules(
+        (
+            "[has(self.configMap), has(self.file), has(self.uri)].filter(given, given).size() == 1",
+            "exactly one of configMap, file and uri is expected",
+        ),
+        ("!has(self.uri) || has(self.digest)", "samples from a uri need a digest"),
+    )
 
     config_map: ObjectName | None = None
     """On a cluster: a ConfigMap with the key `samples.json`. On a directory: the file `<name>.json` beside this one."""
@@ -127,9 +173,11 @@ class AcceptanceSource(StrictDocument):
     ) = None
     """On a directory: a file beside this one."""
     uri: Annotated[str, Field(max_length=2048)] | None = None
+    """Where to fetch them from; needs `digest`."""
     digest: Digest | None = None
     """Of the file's bytes; required with `uri`."""
     min_score: Percentage = "100%"
+    """The least share of samples that have to be right."""
 
     @model_validator(mode="after")
     def _one_source(self) -> AcceptanceSource:
@@ -145,6 +193,7 @@ class Verification(StrictDocument):
     """What is checked besides the artifact itself."""
 
     samples: AcceptanceSource | None = None
+    """Inputs and the answers that the model's owner expects, tried before any traffic."""
     signature_change: SignatureChange = SignatureChange.REFUSE
     """Refuse: a version whose inputs or outputs break the committed version's clients is rejected."""
 
@@ -152,13 +201,23 @@ class Verification(StrictDocument):
 class ModelVersionSpec(StrictDocument):
     """What is wanted. `server`, `model`, `version` and `artifact` identify it and can't be edited."""
 
+    model_config = _rules(_fixed("server"), _fixed("model"), _fixed("version"))
+
     server: ServerName
+    """The server that gets it: replicas labelled `windlass.dev/server` with this name in the same namespace (Helm: the
+    release's name; Compose, Swarm: the service; one machine: `--server`)."""
     model: ModelName
+    """The model's name, as clients write it."""
     version: Version
+    """The version's number; the highest one that is Active is wanted."""
     artifact: ArtifactSource
+    """Where the files are, and what they have to be."""
     rollout: Rollout = Rollout()
+    """How it takes over from the version that serves."""
     verify: Verification = Verification()
+    """What is checked besides the files themselves."""
     state: State = State.ACTIVE
+    """Active: wanted. Retired: not wanted any more; on the last one it ends the model's service."""
 
 
 class ModelVersion(StrictDocument):
@@ -168,6 +227,7 @@ class ModelVersion(StrictDocument):
     kind: Literal["ModelVersion"]
     metadata: ObjectMeta
     spec: ModelVersionSpec
+    """What is wanted; written by people, never by Windlass."""
 
 
 class ConditionStatus(StrEnum):
@@ -195,56 +255,81 @@ class Condition(StrictDocument):
     """As in Kubernetes' API conventions."""
 
     type: ConditionType
+    """What it is about."""
     status: ConditionStatus
+    """Whether that is so."""
     reason: Annotated[str, like(r"^[A-Z][A-Za-z0-9]*$", "write one CamelCase word")]
+    """Why, in one word for programs."""
     message: str = ""
+    """Why, for people."""
     last_transition_time: str | None = None
     """RFC 3339, UTC; changes only with `status`."""
     observed_generation: int | None = None
+    """The `metadata.generation` that it speaks of."""
 
 
 class ReplicaCounts(StrictDocument):
     """How many replicas are where."""
 
     desired: int = 0
+    """Those that take part."""
     prepared: int = 0
+    """Those that hold this version, warm and checked."""
     committed: int = 0
+    """Those that answer with it by default."""
 
 
 class GateEvidence(StrictDocument):
     """What a gate saw, in one replica or over all of them."""
 
     gate: str
+    """Which check."""
     result: Literal["Passed", "Failed", "Undecided"]
+    """How it ended."""
     statistic: str = ""
+    """What was measured."""
     replica: str = ""
+    """Where; empty: over all of them."""
 
 
 class DecisionTaken(StrictDocument):
     """What a person decided."""
 
     id: str
+    """The decision's own."""
     action: str
+    """approve, pause, resume, undo or clear."""
     by: str = ""
+    """Who decided."""
     at: str = ""
+    """When, as they said."""
     outcome: str = ""
+    """What came of it."""
 
 
 class ModelVersionStatus(StrictDocument):
     """What is true, following kstatus. Output only: nothing reads it back."""
 
     observed_generation: int | None = None
+    """The `metadata.generation` that this status speaks of."""
     phase: str = "Pending"
     """One word for tables: Pending, Preparing, Paused, Serving, Previous, Superseded, RolledBack, Quarantined, Held,
     Stalled, Conflict, NotSupported, Retired. Programs read the conditions."""
     message: str = ""
+    """The phase explained, with what to do."""
     digest: str | None = None
+    """The digest that names the artifact."""
     step: str = ""
+    """Where in `spec.rollout.steps` the rollout is."""
     weight: Annotated[int, Field(ge=0, le=1000)] = 0
     """Thousandths of the model's traffic."""
     replicas: ReplicaCounts = ReplicaCounts()
+    """How many replicas are where."""
     way_back: str = ""
     """The version that a rollback would go to, or why there is none."""
     evidence: list[GateEvidence] = []
+    """What the checks saw."""
     decisions: list[DecisionTaken] = []
+    """What people decided, newest last."""
     conditions: list[Condition] = []
+    """Following kstatus; programs read these."""
