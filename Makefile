@@ -62,6 +62,7 @@ lint: .venv/installed  ## style, types, and which part may import which
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python -m windlass_contract.schemas --repository . --check
+	@$(BIN)/python charts/generate.py --check
 
 .PHONY: format
 format: .venv/installed  ## put the code in the project's style
@@ -71,6 +72,10 @@ format: .venv/installed  ## put the code in the project's style
 .PHONY: schemas
 schemas: .venv/installed  ## generate the JSON Schemas, the CRD and its reference from the contract's models
 	@$(BIN)/python -m windlass_contract.schemas --repository .
+
+.PHONY: charts
+charts: .venv/installed  ## generate the charts' values.schema.json and tables of values from values.yaml
+	@$(BIN)/python charts/generate.py
 
 .PHONY: lock
 lock: $(UV)  ## resolve the dependencies anew (ARGS="--upgrade" takes newer versions)

@@ -1,0 +1,49 @@
+{{/* What it may do in each namespace that it serves. No `patch pods`, no Secrets. */}}
+{{- define "windlass-operator.watchedRules" -}}
+# ModelVersions: read; never their spec. `patch` is for the annotations that remember a handler's progress.
+- apiGroups: [windlass.dev]
+  resources: [modelversions]
+  verbs: [get, list, watch, patch]
+- apiGroups: [windlass.dev]
+  resources: [modelversions/status]
+  verbs: [get, patch, update]
+# Servers: their Pods and Deployments, by label.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch]
+# Plan and record of each server, the CA for its replicas; acceptance samples are read. Their names aren't known here.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, list, watch, create, update, patch]
+- apiGroups: ["", events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end }}
+
+{{/* Asking who a control token belongs to. It can't be narrowed to a namespace. */}}
+{{- define "windlass-operator.tokenRules" -}}
+- apiGroups: [authentication.k8s.io]
+  resources: [tokenreviews]
+  verbs: [create]
+{{- end }}
+
+{{/* In its own namespace: the Lease, and the certificate of the control endpoint. */}}
+{{- define "windlass-operator.ownRules" -}}
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [windlass-operator]
+  verbs: [get, update, patch]
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [create]
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames: [windlass-operator-tls]
+  verbs: [get, update, patch]
+{{- end }}
