@@ -77,6 +77,10 @@ schemas: .venv/installed  ## generate the JSON Schemas, the CRD and its referenc
 charts: .venv/installed  ## generate the charts' values.schema.json and tables of values from values.yaml
 	@$(BIN)/python charts/generate.py
 
+.PHONY: k8s
+k8s: .venv/installed  ## generate the plain manifests below k8s/ from the charts (needs Helm; HELM=path names one)
+	@$(BIN)/python k8s/generate.py
+
 .PHONY: lock
 lock: $(UV)  ## resolve the dependencies anew (ARGS="--upgrade" takes newer versions)
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \

@@ -26,6 +26,16 @@ app.kubernetes.io/name: windlass-operator
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{/* On Pods: nothing that changes with the chart alone, which would restart them. */}}
+{{- define "windlass-operator.podLabels" -}}
+{{ include "windlass-operator.selectorLabels" . }}
+app.kubernetes.io/component: operator
+app.kubernetes.io/part-of: windlass
+{{- with .Values.podLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
 {{- define "windlass-operator.labels" -}}
 {{ include "windlass-operator.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}

@@ -21,6 +21,17 @@ app.kubernetes.io/name: windlass-server
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{/* On Pods: nothing that changes with the chart alone, which would restart them. */}}
+{{- define "windlass-server.podLabels" -}}
+{{ include "windlass-server.selectorLabels" . }}
+windlass.dev/server: {{ include "windlass-server.name" . | quote }}
+app.kubernetes.io/component: server
+app.kubernetes.io/part-of: windlass
+{{- with .Values.podLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
 {{- define "windlass-server.labels" -}}
 {{ include "windlass-server.selectorLabels" . }}
 windlass.dev/server: {{ include "windlass-server.name" . | quote }}
