@@ -6,6 +6,7 @@ once it was ready: a lost database, a candidate that fails or an operator out of
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -224,6 +225,8 @@ class ReplicaHealth:
         self._gather = gather
         self._now = now
         self._was_ready = False
+        self.ready_once = asyncio.Event()
+        """Set by the first ready."""
 
     def live(self) -> tuple[bool, list[str]]:
         """See `live`."""
@@ -232,7 +235,9 @@ class ReplicaHealth:
     def ready(self) -> tuple[bool, list[str]]:
         """See `ready`. To be called at each change of the routing too, so that the first ready isn't missed."""
         answer = ready(self._facts())
-        self._was_ready = self._was_ready or answer[0]
+        if answer[0]:
+            self._was_ready = True
+            self.ready_once.set()
         return answer
 
     def health(self) -> Health:

@@ -32,12 +32,28 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, tls: Tls | None) -> None:
         super().__init__(config)
         self._tls = tls
+        self._listening: list[socket.socket] = []
+        """What takes connections now."""
         self.up = asyncio.Event()
         """It accepts."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, with deadlines for TLS; says when it is done."""
         await self.lifespan.startup()
+        await self._listen(sockets or [])
+        self.started = True
+        self.up.set()
+
+    async def move_to(self, sockets: list[socket.socket]) -> None:
+        """Takes connections on these sockets from now on, in place of those before. Connections that stand stay."""
+        for each in self._listening:
+            # At once: the port can't be listened on twice.
+            each.shutdown(socket.SHUT_RD)
+        for server in self.servers:
+            server.close()
+        await self._listen(sockets)
+
+    async def _listen(self, sockets: list[socket.socket]) -> None:
         context = self._tls.context if self._tls is not None else None
         seconds = TLS_SECONDS if self._tls is not None else None
         self.servers = [
@@ -49,10 +65,9 @@ class _Server(uvicorn.Server):
                 ssl_handshake_timeout=seconds,
                 ssl_shutdown_timeout=seconds,
             )
-            for each in sockets or []
+            for each in sockets
         ]
-        self.started = True
-        self.up.set()
+        self._listening = sockets
 
     def _new_protocol(self) -> asyncio.Protocol:
         options = {"config": self.config, "server_state": self.server_state, "app_state": self.lifespan.state}
@@ -64,7 +79,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, which resets who is in the queue or just sending; so they come first."""
-        await settle(sockets or [], self._unheard)
+        await settle(self._listening, self._unheard)
         await super().shutdown(sockets)
 
     def _unheard(self) -> int:
@@ -106,8 +121,11 @@ class Listener:
         *,
         tls: TlsFiles | None = None,
         connections: Connections | None = None,
+        gate: asyncio.Event | None = None,
     ) -> None:
-        """Serves `app`. `tls`: read anew when the files change. Raises `StartError`."""
+        """Serves `app`. `tls`: read anew when the files change. `gate`: until it is set only this machine (or
+        container) is answered, on its loopback address; who comes from elsewhere is refused. Raises `StartError`.
+        """
         self.connections = connections or self.connections
         try:
             secured = await asyncio.to_thread(Tls, tls) if tls is not None else None
@@ -130,8 +148,12 @@ class Listener:
             self.url = f"https://{self._address}"
             self._chores.append(asyncio.create_task(follow(secured.watched, secured.reload)))
         self._chores.append(asyncio.create_task(self._sweep()))
+        first = self._socket
+        if gate is not None:
+            first = _loopback_beside(self._socket)
+            self._chores.append(asyncio.create_task(self._open_to_all(gate)))
         self._server = _Server(config, secured)
-        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        self._task = asyncio.create_task(self._server.serve(sockets=[first]))
         up = asyncio.create_task(self._server.up.wait())
         await asyncio.wait({self._task, up}, return_when=asyncio.FIRST_COMPLETED)
         up.cancel()
@@ -146,11 +168,26 @@ class Listener:
         self._server.config.timeout_graceful_shutdown = max(1, round(seconds))
         self._server.should_exit = True
         await self._task
+        self._socket.close()
         for chore in self._chores:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
+
+    async def _open_to_all(self, gate: asyncio.Event) -> None:
+        await gate.wait()
+        if self._server is not None and not self._server.should_exit:
+            await self._server.move_to([self._socket])
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self.connections.sweep(time.monotonic())
+
+
+def _loopback_beside(bound: socket.socket) -> socket.socket:
+    """A socket on the same port of the loopback address. The other one must not listen as long as this one does."""
+    loopback = "::1" if bound.family == socket.AF_INET6 else "127.0.0.1"
+    beside = socket.socket(bound.family, bound.type, bound.proto)
+    beside.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    beside.bind((loopback, bound.getsockname()[1]))
+    return beside

@@ -98,6 +98,7 @@ async def serve(settings: Settings) -> None:
             replica.app,
             tls=_tls_files(settings),
             connections=connections,
+            gate=replica.health.ready_once if settings.refuse_until_ready else None,
         )
         await numbers.open(replica.metrics)
         log.info("listening", url=clients.url, metrics_url=numbers.url)

@@ -43,6 +43,11 @@ class Settings(BaseSettings):
     port: Port = Field(SERVER_PORT, description="TCP port for clients; 0: any free one, the log says which")
     metrics_host: str | None = Field(None, description="address of /metrics (default: --host)")
     metrics_port: Port = Field(SERVER_METRICS_PORT, description="TCP port of /metrics; 0: any free one")
+    refuse_until_ready: bool = Field(
+        False,
+        description="refuse clients from other machines and containers until the replica is ready for the first time; "
+        "for a proxy in front that goes to the next replica when one refuses, and asks nobody for readiness",
+    )
     server: ServerName | None = Field(
         None,
         description="name of the server that this replica belongs to, as ModelVersions name it; needed with "

@@ -7,7 +7,6 @@ import errno
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import structlog
 
@@ -44,7 +43,7 @@ async def run_directory(settings: DirectorySettings, reconcile: Callable[[Observ
     """The directory driver with its endpoints, until SIGTERM or SIGINT. Raises `StartError`."""
     log = structlog.get_logger("windlass.operator")
     stop = _stop_on_signals()
-    folders = _folders(settings.directory, settings.state_folder)
+    folders = _folders(settings)
     hub = Hub()
     metrics = Metrics("directory")
     driver = DirectoryDriver(
@@ -94,10 +93,11 @@ async def run_directory(settings: DirectorySettings, reconcile: Callable[[Observ
             await server.close()
 
 
-def _folders(directory: Path, state: Path) -> Folders:
+def _folders(settings: DirectorySettings) -> Folders:
+    directory, state = settings.directory, settings.state_folder
     if not directory.is_dir():
         raise StartError(f"there is no folder {directory}; make it, or name the one that holds the ModelVersion files")
-    folders = Folders(state)
+    folders = Folders(state, settings.tokens_folder)
     try:
         folders.create()
     except OSError as error:

@@ -51,6 +51,11 @@ class DirectorySettings(Settings):
     state: Path | None = Field(
         None, description="folder for plans, statuses, events and control tokens (default: DIR/.windlass)"
     )
+    tokens: Path | None = Field(
+        None,
+        description="folder of control tokens, one file per server, named like it; missing ones are made where it can "
+        "be written (default: tokens in the state folder)",
+    )
     server: Annotated[tuple[ServerName, ...], NoDecode] = Field(
         (),
         description="a server that may have no ModelVersion yet: its control token is made, and its replicas are told "
@@ -69,3 +74,8 @@ class DirectorySettings(Settings):
     def state_folder(self) -> Path:
         """Where the driver's own files are."""
         return self.state if self.state is not None else self.directory / ".windlass"
+
+    @property
+    def tokens_folder(self) -> Path:
+        """Where control tokens are."""
+        return self.tokens if self.tokens is not None else self.state_folder / "tokens"

@@ -19,10 +19,15 @@ def serving(seen: Observation) -> Outcome:
     return Outcome(seen.record, seen.plan, write=False, statuses=statuses)
 
 
-async def drive(workspace: Any, reconcile: Callable[[Observation], Outcome], until: Callable[[], bool]) -> None:
+async def drive(
+    workspace: Any,
+    reconcile: Callable[[Observation], Outcome],
+    until: Callable[[], bool],
+    tokens: Path | None = None,
+) -> None:
     """Runs the driver until that is so, and stops it."""
     workspace.state.mkdir(exist_ok=True)
-    folders = Folders(workspace.state)
+    folders = Folders(workspace.state, tokens or workspace.state / "tokens")
     folders.create()
     driver = DirectoryDriver(workspace.folder, folders, Hub(), reconcile, Metrics("test"), poll_seconds=0.05)
     stop = asyncio.Event()
@@ -76,3 +81,12 @@ def test_a_damaged_file_of_a_server_not_looked_at_leaves_its_status_as_it_was(wo
     (folder / "m-1.yaml").unlink()
     asyncio.run(drive(workspace, reconcile, (folder / "m-1.yaml").exists))
     assert (folder / "x-1.yaml").read_text() == before
+
+
+def test_a_token_that_cant_be_made_stops_nothing_and_is_said_once(workspace: Any, capsys: Any) -> None:
+    workspace.write("m-1", 1)
+    nobody_writes_here = Path("/proc/sys")
+    asyncio.run(drive(workspace, serving, lambda: status_files(workspace) == {"m-1.yaml"}, nobody_writes_here))
+    said = capsys.readouterr().out
+    assert said.count("token.missing") == 1
+    assert "--tokens" in said

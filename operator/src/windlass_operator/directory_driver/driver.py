@@ -48,6 +48,8 @@ class Folders:
     """Where the driver's own files are."""
 
     state: Path
+    tokens: Path
+    """Control tokens; may be mounted, and read-only."""
 
     @property
     def servers(self) -> Path:
@@ -64,16 +66,11 @@ class Folders:
         """What replicas report, for people to look at."""
         return self.state / "replicas"
 
-    @property
-    def tokens(self) -> Path:
-        """Control tokens."""
-        return self.state / "tokens"
-
     def create(self) -> None:
         """Makes what is missing. Raises `OSError`."""
         for folder in (self.state, self.servers, self.status, self.replicas):
             folder.mkdir(parents=True, exist_ok=True)
-        self.tokens.mkdir(mode=0o700, exist_ok=True)
+        self.tokens.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 class DirectoryDriver:
@@ -120,6 +117,7 @@ class DirectoryDriver:
         self._aside = Aside(self._tell)
         self._events_due: list[tuple[datetime, Event]] = []
         self._said: set[tuple[str, str]] = set()
+        self._without_token: set[str] = set()
         self._changed = asyncio.Event()
 
     # Who acts.
@@ -264,11 +262,26 @@ class DirectoryDriver:
         """The views of all servers; their tokens are made. Blocks."""
         wanted = catalogue.servers() | set(self._named)
         for server in sorted(wanted):
-            if ensure_token(self._folders.tokens, server):
-                self._log.info("token.made", server=server, file=str(self._folders.tokens / server))
+            self._ensure_token(server)
         # Servers once known stay: what serves goes on serving, and its record with it.
         servers = wanted | self._views.keys() | set(self._store.servers())
         return {server: view_of(server, catalogue, scan.decisions, self._samples) for server in sorted(servers)}
+
+    def _ensure_token(self, server: str) -> None:
+        file = self._folders.tokens / server
+        try:
+            if ensure_token(file.parent, server):
+                self._log.info("token.made", server=server, file=str(file))
+        except OSError as error:
+            if server not in self._without_token:
+                self._log.error(
+                    "token.missing",
+                    server=server,
+                    error=f"{file} can't be made: {error.strerror}",
+                    effect="its replicas can't subscribe",
+                    remedy="mount the token there, or let --tokens name a folder that can be written",
+                )
+            self._without_token.add(server)
 
     def _wake(self, server: str) -> None:
         worker = self._workers.get(server)
