@@ -1,0 +1,250 @@
+"""Compose with three replicas: new versions, more and fewer replicas, a crash, a database that is away."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from deployments import ComposeDeployment
+from windlass_lab.fixtures import COLLECTORS
+from windlass_lab.testing.docker import DockerEngine
+from windlass_lab.testing.waiting import until
+
+from windlass_contract.health import HEALTH
+from windlass_testing.evidence import measured
+from windlass_testing.one_machine import BIN
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("windlass_images")]
+
+REPLICAS = 3
+
+
+@pytest.fixture(scope="module")
+def project(
+    docker_engine: DockerEngine, windlass_images: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ComposeDeployment]:
+    """Three replicas with nothing to serve at first; version 1 was rolled out to them."""
+    name = f"compose-{secrets.token_hex(3)}"
+    project = ComposeDeployment(docker_engine, name, tmp_path_factory.mktemp(name))
+    try:
+        project.up(REPLICAS)
+        project.serve(1)
+        yield project
+    finally:
+        project.down()
+
+
+@pytest.fixture(autouse=True)
+def kept(request: pytest.FixtureRequest, project: ComposeDeployment) -> None:
+    """Logs are kept when a test fails."""
+    request.node.stash.setdefault(COLLECTORS, []).append(project.evidence)
+
+
+def newest(project: ComposeDeployment) -> int:
+    return int(project.answer())
+
+
+def swaps(project: ComposeDeployment, count: int) -> None:
+    """Rolls `count` new versions out under load, each packed only then, and measures."""
+    first = newest(project) + 1
+    before = set(project.containers("server"))
+    with project.load() as load, project.observed() as observed:
+        for version in range(first, first + count):
+            project.serve(version)
+    differed = [observed.differed(version) for version in range(first, first + count)]
+    assert load.lost == []
+    assert load.wrong == []
+    assert load.steps_back() == []
+    assert {answer.version for answer in load.answers} >= {str(version) for version in range(first, first + count)}
+    assert len({answer.instance for answer in load.answers}) == REPLICAS, "none was restarted"
+    assert set(project.containers("server")) == before
+    assert all(len(observed.took_over(version)) == REPLICAS for version in range(first, first + count))
+    assert max(differed) < 1.0, differed
+    measured(
+        "nothing-lost",
+        f"Compose, {REPLICAS} replicas behind nginx: {count} swaps under constant load, each version new",
+        f"{len(load.lost)} of {len(load.answers)} requests lost, {len(load.steps_back())} steps back",
+        "make e2e" if count < 50 else "make soak-lab",
+    )
+    measured(
+        "rollback",
+        f"Compose, {REPLICAS} replicas, each asked by its address every 20 ms: how long they differed in {count} swaps",
+        f"at most {max(differed) * 1000:.0f} ms",
+        "make e2e" if count < 50 else "make soak-lab",
+    )
+
+
+def test_ten_versions_that_werent_there_go_live_in_three_replicas_and_nothing_is_lost(
+    project: ComposeDeployment,
+) -> None:
+    swaps(project, 10)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_fifty_versions_that_werent_there_go_live_in_three_replicas_and_nothing_is_lost(
+    project: ComposeDeployment,
+) -> None:
+    swaps(project, 50)
+
+
+def test_replicas_that_come_and_go_lose_nothing(project: ComposeDeployment) -> None:
+    with project.load() as load:
+        project.up(REPLICAS + 1)
+        known = {answer.instance for answer in load.answers}
+        until("the new replica answers", lambda: len({answer.instance for answer in load.answers}) == REPLICAS + 1)
+        project.up(REPLICAS)
+    assert known
+    assert load.lost == []
+    assert load.wrong == []
+    measured(
+        "nothing-lost",
+        f"Compose: from {REPLICAS} replicas to {REPLICAS + 1} and back, under constant load",
+        f"{len(load.lost)} of {len(load.answers)} requests lost",
+        "make e2e",
+    )
+
+
+def test_a_replica_killed_in_mid_rollout_comes_back_on_the_committed_version_and_the_rollout_ends(
+    project: ComposeDeployment,
+) -> None:
+    committed = newest(project)
+    victim = project.containers("server")[0]
+    networks = project.engine.inspect(victim)["NetworkSettings"]["Networks"]
+    address = networks[f"{project.name}_control"]["IPAddress"]
+    with project.load() as load, project.observed() as observed:
+        name = project.roll(committed + 1, rollout={"steps": [{"pause": {}}]})
+        project.wait_for_phase(name, "Paused")
+        killed = project.kill(victim)
+        observed.wait_for(
+            "the killed replica answers again",
+            lambda seen: any(each.address == address and each.status == 200 and each.sent > killed for each in seen),
+        )
+        # The folder of ModelVersions belongs to whoever runs this.
+        project.compose(f'run --rm --user "$(id -u)" windlass approve {name}')
+        project.wait_for_phase(name, "Serving")
+    again = next(each for each in observed.answers if each.address == address and each.sent > killed and each.version)
+    assert again.version == str(committed)
+    assert {answer.version for answer in load.answers if answer.sent > killed and not answer.lost} == {
+        str(committed),
+        str(committed + 1),
+    }
+    in_flight = [answer for answer in load.lost if answer.sent <= killed]
+    assert load.lost == in_flight, "only what was in flight there may fail"
+    assert project.answer() == str(committed + 1)
+    assert len(observed.took_over(committed + 1)) == REPLICAS
+    measured(
+        "sigkill",
+        f"Compose, {REPLICAS} replicas behind nginx: one killed while a rollout waits",
+        f"{len(in_flight)} of {len(load.answers)} requests failed, those in flight there; the rollout ended",
+        "make e2e",
+    )
+
+
+@pytest.mark.timeout(600)
+def test_a_database_that_is_away_for_a_minute_costs_nothing(project: ComposeDeployment) -> None:
+    with project.load(20) as load:
+        project.compose("stop postgres")
+        gone = time.monotonic()
+        until("a minute is over", lambda: time.monotonic() - gone > 60, 120)
+        assert set(project.health("server")) == {"healthy"}
+        project.compose("start postgres")
+    assert load.lost == []
+    answered = {answer.request_id for answer in load.answers}
+
+    def stored() -> set[str]:
+        return set(ask_database(project, "SELECT request_id FROM predictions"))
+
+    until("every prediction is in the database", lambda: answered <= stored(), 120)
+    rows = ask_database(project, "SELECT count(*) || ' ' || count(DISTINCT id) FROM predictions")
+    assert len(set(rows[0].split())) == 1
+    measured(
+        "nothing-lost",
+        "Compose: PostgreSQL stopped for a minute under constant load",
+        f"{len(load.lost)} of {len(load.answers)} requests and 0 of {len(answered)} rows lost",
+        "make e2e",
+    )
+
+
+def ask_database(project: ComposeDeployment, query: str) -> list[str]:
+    asked = ("psql", "--username=windlass", "--no-psqlrc", "--tuples-only", "--no-align", "--command", query)
+    return project.execute("postgres", *asked).split("\n")[:-1]
+
+
+def test_the_containers_are_confined_as_the_files_say(project: ComposeDeployment) -> None:
+    for service in ("server", "operator", "postgres", "front"):
+        described = project.engine.inspect(project.containers(service)[0])
+        host = described["HostConfig"]
+        assert host["ReadonlyRootfs"]
+        assert host["CapDrop"] == ["ALL"]
+        assert host["SecurityOpt"] == ["no-new-privileges:true"]
+        assert host["Memory"] > 0
+        assert host["PidsLimit"] > 0
+        assert described["Config"]["User"] not in ("", "0", "root")
+        writable = [mount["Destination"] for mount in described["Mounts"] if mount["RW"] and mount["Type"] == "bind"]
+        assert writable == []
+        assert "secret" not in str(described["Config"]["Env"]).lower().replace("/run/secrets", "")
+    check = project.engine.inspect(project.containers("server")[0])["Config"]["Healthcheck"]
+    assert check["Test"][0] == "CMD", "it came with the image"
+    second = 1_000_000_000
+    assert (check["Interval"], check["StartInterval"]) == (HEALTH.interval * second, HEALTH.start_interval * second)
+    assert (check["StartPeriod"], check["Retries"]) == (HEALTH.start_period * second, HEALTH.retries)
+
+
+def test_who_has_nothing_to_say_to_each_other_cant_reach_each_other(project: ComposeDeployment) -> None:
+    def reaches(service: str, host: str, port: int) -> bool:
+        connect = f"import socket; socket.create_connection(({host!r}, {port}), 3)"
+        python = "/opt/windlass/bin/python3"
+        command = ["docker", "exec", project.containers(service)[0], python, "-c", connect]
+        environment = project.engine.environment
+        return not subprocess.run(command, env={**environment}, capture_output=True, timeout=60).returncode
+
+    assert reaches("server", "operator", 8010)
+    assert reaches("server", "postgres", 5432)
+    assert not reaches("operator", "postgres", 5432)
+    database = project.engine.inspect(project.container("postgres"))["NetworkSettings"]["Networks"]
+    address = database[f"{project.name}_back"]["IPAddress"]
+    assert not reaches("operator", address, 5432), "not by its address either"
+    front = project.engine.inspect(project.container("front"))["NetworkSettings"]["Networks"]
+    gateway = front[f"{project.name}_edge"]["Gateway"]
+    assert not reaches("server", gateway, project.port), "models have no way out"
+
+
+def test_without_a_replica_the_front_says_so_and_stays_healthy(project: ComposeDeployment) -> None:
+    project.compose("stop server")
+    try:
+        response = httpx.post(
+            f"{project.url}/v1/models/{project.model}:predict", json={"instances": [[1.0]]}, timeout=30
+        )
+        assert response.status_code == 503
+        assert response.headers["Retry-After"] == "1"
+        assert "no replica takes requests" in response.json()["error"]
+        assert project.health("front") == ["healthy"]
+    finally:
+        project.up(REPLICAS)
+    until("they serve again", lambda: httpx.get(f"{project.url}/readyz", timeout=30).status_code == 200)
+
+
+def test_a_body_that_is_too_large_is_refused_by_the_front(project: ComposeDeployment) -> None:
+    too_large = b"0" * (64 * 1024 * 1024 + 1)
+    response = httpx.post(f"{project.url}/v1/models/{project.model}:predict", content=too_large, timeout=60)
+    assert response.status_code == 413
+    assert "error" in response.json()
+
+
+def test_the_command_line_of_the_checkout_reads_what_the_one_in_the_container_reads(project: ComposeDeployment) -> None:
+    said = project.compose("run --rm windlass get")
+    assert project.version_name(newest(project)) in said
+    local = subprocess.run(
+        [str(BIN / "windlass"), "get", "--directory", str(project.folder / "model-versions")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=Path("/"),
+    )
+    assert "no operator has worked" in local.stdout + local.stderr, "its state is in a volume, as the page says"
