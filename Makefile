@@ -86,12 +86,14 @@ lock: $(UV)  ## resolve the dependencies anew (ARGS="--upgrade" takes newer vers
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	  $(foreach part,contract server operator cli testing,--no-emit-package windlass-$(part)) --group dev \
 	  pyproject.toml -o requirements.lock $(ARGS)
+	@$(MAKE) --no-print-directory image-locks
 
 .PHONY: clean
 clean:  ## remove what the targets above made, but not the demo's models
 	@rm -rf .venv .tools .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
 -include tests/lab/lab.mk
+-include docker/docker.mk
 
 .PHONY: help
 help:  ## this list

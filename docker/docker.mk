@@ -1,0 +1,28 @@
+# The images, and the locked packages in them. Included by the Makefile.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' app/pyproject.toml)
+REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+# The time that files and labels of an image carry: the last commit's, so that the same commit gives the same image.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+# Another base, best by digest: make images BASE=python:3.11-slim-bookworm@sha256:…
+BASE ?= python:3.11-slim-bookworm
+IMAGE_OPTIONS = --build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
+  --build-arg CREATED=$(shell date -u -d @$(SOURCE_DATE_EPOCH) +%Y-%m-%dT%H:%M:%SZ) \
+  --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) --provenance=false
+
+.PHONY: images
+images:  ## build the images: server, litert and debug variants of it, operator (BASE= for another base image)
+	@docker build $(IMAGE_OPTIONS) --file docker/server.Dockerfile --target server --tag windlass-server:$(VERSION) .
+	@docker build $(IMAGE_OPTIONS) --file docker/server.Dockerfile --target litert --tag windlass-server:$(VERSION)-litert .
+	@docker build $(IMAGE_OPTIONS) --file docker/server.Dockerfile --target debug --tag windlass-server:$(VERSION)-debug .
+	@docker build $(IMAGE_OPTIONS) --file docker/operator.Dockerfile --tag windlass-operator:$(VERSION) .
+
+.PHONY: image-locks
+image-locks: $(UV)
+	@$(call lock_image,server,app/pyproject.toml cli/pyproject.toml --extra tensorflow --extra litert --extra postgresql --extra convert)
+	@$(call lock_image,litert,app/pyproject.toml cli/pyproject.toml --extra litert --extra postgresql)
+	@$(call lock_image,operator,operator/pyproject.toml)
+
+# The packages of one image: the same versions and sums as in requirements.lock, and no other package.
+lock_image = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+  $(foreach part,contract server operator cli testing,--no-emit-package windlass-$(part)) \
+  --constraint requirements.lock $(2) -o docker/requirements/$(1).lock
