@@ -6,7 +6,9 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["windlass_contract", "windlass_server.api", "windlass_server.tensors"]):
+with atheris.instrument_imports(
+    include=["windlass_contract", "windlass_server.api", "windlass_server.tensors", "windlass_server.hosting.parity"]
+):
     import fuzz_targets
 
 atheris.Setup([sys.argv[0], *sys.argv[2:]], fuzz_targets.TARGETS[sys.argv[1]])

@@ -3,11 +3,18 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Callable
 
+from windlass_contract.control import PlanAnswer, ReportAnswer
 from windlass_contract.document import DocumentError, load_yaml
 from windlass_contract.manifest import DataType, FileEntry, Manifest, ModelFormat, Signature, TensorSpec
 from windlass_contract.model_version import ModelVersion
+from windlass_contract.record import ServerState
+from windlass_contract.samples import AcceptanceSamples
+from windlass_contract.saved_model_graph import meta_graphs
+from windlass_contract.tflite_operators import custom_operators
 from windlass_server.api.images import check_header, read_header
 from windlass_server.api.json_text import JsonSyntaxError, parse
 from windlass_server.api.limits import Limits
@@ -17,6 +24,7 @@ from windlass_server.api.tfs_examples import parse_examples
 from windlass_server.api.tfs_json import InvalidValueError, parse_predict
 from windlass_server.errors import ServingError
 from windlass_server.hosting.hosting import Admission
+from windlass_server.hosting.parity import read_parity
 
 LIMITS = Limits(max_body_bytes=1 << 20, max_json_bytes=1 << 20, max_json_elements=10_000, max_tensor_elements=10_000)
 SIGNATURE = Signature(
@@ -99,6 +107,36 @@ def model_version(data: bytes) -> None:
         str(error)
 
 
+def parity(data: bytes) -> None:
+    """A version's .npz of parity samples: as it is, and one whose array is this."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("input:s.npy", data)
+    for content in (data, stream.getvalue()):
+        try:
+            read_parity(content, STRINGS)
+        except ValueError as error:
+            str(error)
+
+
+def graph(data: bytes) -> None:
+    """saved_model.pb and a .tflite file, as far as they are read before the framework reads them."""
+    for read in (lambda: list(meta_graphs(memoryview(data))), lambda: custom_operators(memoryview(data))):
+        try:
+            read()
+        except ValueError as error:
+            str(error)
+
+
+def plan(data: bytes) -> None:
+    """What the operator answers, and what is kept of it in files."""
+    for kind in (PlanAnswer, ReportAnswer, ServerState, AcceptanceSamples):
+        try:
+            kind.parse_json(data, "fuzz")
+        except DocumentError as error:
+            str(error)
+
+
 def image(data: bytes) -> None:
     """An image's header, and a form with one."""
     for read in (
@@ -112,7 +150,7 @@ def image(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (binary, rows, manifest, model_version, image)
+    each.__name__: each for each in (binary, rows, manifest, model_version, parity, graph, plan, image)
 }
 SEEDS: dict[str, list[bytes]] = {
     "binary": [
@@ -130,6 +168,15 @@ SEEDS: dict[str, list[bytes]] = {
         b"apiVersion: windlass.dev/v1alpha1\nkind: ModelVersion\nmetadata: {name: m-1}\nspec:\n  server: s\n  model: m\n"
         b"  version: 1\n  artifact: {uri: 'volume://'}\n  rollout: {steps: [{weight: 1%, duration: 2m}]}\n",
     ],
+    "parity": [
+        b"\x93NUMPY\x01\x00v\x00{'descr': '|S1', 'fortran_order': False, 'shape': (1,), }".ljust(127) + b"\na",
+        b"\x93NUMPY\x02\x00v\x00\x00\x00{'descr': '<f4', 'fortran_order': True, 'shape': (1, 0), }".ljust(129) + b"\n",
+    ],
+    "graph": [
+        b"\x08\x01\x12\x18\x0a\x07*\x05serve\x12\x0d\x0a\x0b\x0a\x01x\x12\x06MatMul",
+        b"\x1c\x00\x00\x00TFL3" + bytes(20),
+    ],
+    "plan": [b'{"plan":null}', b'{"epoch":1,"renewed":["m"]}', b'{"samples":[{"inputs":{"x":1},"expect":{"values":1}}]}'],
     "image": [
         b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x01\x00\x00\x00\x00", b"\xff\xd8\xff\xc0\x00\x11\x08\x00\x01\x00\x01",
         b"RIFF\x00\x00\x00\x00WEBPVP8L\x00\x00\x00\x00\x2f\x00\x00\x00\x00",

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import io
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +252,7 @@ def test_parity_samples_are_read_back_in_the_signatures_types(tmp_path: Path) ->
     y = np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))
     path = tmp_path / "p.npz"
     np.savez(path, **{"input:x": x, "input:name": np.array([b"ab"]), "output:y": y})
-    arrays = read_parity(path, PARITY)
+    arrays = read_parity(path.read_bytes(), PARITY)
     assert arrays.inputs["x"].dtype == x.dtype
     assert arrays.inputs["name"].tolist() == [b"ab"]
     np.testing.assert_array_equal(arrays.outputs["y"], y)
@@ -271,23 +274,60 @@ def test_parity_samples_that_do_not_fit_are_refused(tmp_path: Path, arrays: dict
     path = tmp_path / "p.npz"
     np.savez(path, **arrays)
     with pytest.raises(ValueError) as raised:
-        read_parity(path, PARITY)
+        read_parity(path.read_bytes(), PARITY)
     assert says in str(raised.value)
 
 
-def test_a_header_that_promises_more_than_the_file_holds_allocates_nothing(tmp_path: Path) -> None:
-    import zipfile
+def archive(header: bytes, body: bytes = b"", name: str = "output:y.npy", **how: Any) -> bytes:
+    """An .npz with one array, whose header says whatever it says."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", **how) as file:
+        file.writestr(name, b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + body)
+    return stream.getvalue()
 
-    path = tmp_path / "p.npz"
-    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 4), }\n"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("output:y.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
-    with pytest.raises(ValueError, match="has 0 bytes, its header says"):
-        read_parity(path, PARITY)
+
+def header(descr: str, shape: str) -> bytes:
+    return f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (archive(header("<f4", "(1099511627776, 4)")), "has 0 bytes, its header says"),
+        (archive(header("<f4", "(99999999999999, 0)")), "has 0 bytes, its header says"),
+        (archive(header("|S0", "(2000000000,)"), name="input:name.npy"), "more than 1000000 byte strings"),
+        (
+            archive(header("|S1", "(1000001,)"), bytes(1000001), "input:name.npy", compression=zipfile.ZIP_DEFLATED),
+            "more than 1000000 byte strings",
+        ),
+        (archive(header("<f4", "(" + "1, " * 40 + ")"), bytes(4)), "its header says"),
+        (archive(header("|O8", "(1,)"), bytes(8)), "Python objects"),
+        (archive(header("<q9", "(1,)"), bytes(8)), "unknown kind"),
+        (archive(b"(" * 1000), "no plain array"),
+        (archive(b"{'descr': '<f4', 'fortran_order': False, 'shape': ("), "no plain array"),
+        (archive(header("<f4", "(1,)") + b" " * 60_000), "no plain array"),
+        (archive(header("<f4", "(1,)"), bytes(4), compression=zipfile.ZIP_LZMA), "compressed in a way"),
+        (archive(header("<f4", "(1,)"), bytes(4))[:-1], "no .npz file"),
+        (archive(header("<f4", "(1,)"), bytes(4)) + b"PK", "no .npz file"),
+        (b"PK\x05\x06" + b"\0" * 6 + b"\xff\xff" + b"\xff\xff\xff\x7f" + b"\0" * 6, "more than 512 arrays"),
+        (
+            archive(header("<f4", "(20000000,)"), bytes(80_000_000), compression=zipfile.ZIP_DEFLATED),
+            "more than 67108864 bytes",
+        ),
+    ],
+)
+def test_a_hostile_file_of_parity_samples_costs_no_more_than_it_is_refused_for(data: bytes, says: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=says):
+            read_parity(data, PARITY)
+        assert tracemalloc.get_traced_memory()[1] < 8 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_file_that_is_no_npz_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "p.npz"
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(ValueError, match="it is no "):
-        read_parity(path, PARITY)
+        read_parity(path.read_bytes(), PARITY)

@@ -127,6 +127,10 @@ def verify(
 def check_file(folder: Path, entry: FileEntry, progress: Callable[[int], None] = lambda _bytes: None) -> None:
     """Compares one file with its entry. Raises `ArtifactError`."""
     size, sha256 = hash_file(folder, entry.path, limit=entry.size, progress=progress)
+    _compare(folder, entry, size, sha256)
+
+
+def _compare(folder: Path, entry: FileEntry, size: int, sha256: str) -> None:
     if size != entry.size:
         raise ArtifactError(
             Reason.FILE_SIZE_MISMATCH,
@@ -140,6 +144,16 @@ def check_file(folder: Path, entry: FileEntry, progress: Callable[[int], None] =
             f"listed is {entry.sha256[:12]}…); copy it again",
             entry.path,
         )
+
+
+def read_file(folder: Path, entry: FileEntry) -> bytes:
+    """A file's bytes, which are those that are listed. Its size is the caller's to bound. Raises `ArtifactError`."""
+    with _open_regular(folder / entry.path, entry.path) as descriptor:
+        data = bytearray()
+        while len(data) <= entry.size and (chunk := descriptor.read(_CHUNK)):
+            data += chunk
+    _compare(folder, entry, len(data), hashlib.sha256(data).hexdigest())
+    return bytes(data)
 
 
 def list_files(folder: Path, progress: Callable[[int], None] = lambda _bytes: None) -> list[FileEntry]:

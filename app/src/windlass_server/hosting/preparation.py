@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from windlass_contract.artifact import Artifact, ArtifactError, read_manifest, verify
+from windlass_contract.artifact import Artifact, ArtifactError, read_file, read_manifest, verify
 from windlass_contract.failures import Failure, Gate, GateResult, Reason
-from windlass_contract.manifest import Manifest, ParitySamples, Signature
+from windlass_contract.manifest import FileEntry, Manifest, ParitySamples, Signature
 from windlass_contract.report import VersionState
 from windlass_contract.samples import AcceptanceSamples
 from windlass_server.errors import Code, ServingError
@@ -21,7 +21,7 @@ from windlass_server.hosting import trials
 from windlass_server.hosting.background import in_background
 from windlass_server.hosting.hosted_worker import HostedWorker, ResidentSettings, WorkerDownError
 from windlass_server.hosting.launcher import Launcher, LauncherError
-from windlass_server.hosting.parity import ParityArrays, read_parity
+from windlass_server.hosting.parity import MAX_PARITY_BYTES, ParityArrays, read_parity
 from windlass_server.runtimes import RUNTIME_OF
 from windlass_server.tensors import Tensor
 
@@ -231,17 +231,20 @@ class Preparation:
         self.found.signatures = {name: loaded[name] for name in manifest.signatures}
 
     async def _read_parity(self, manifest: Manifest) -> None:
+        listed = {entry.path: entry for entry in manifest.files}
+        left = MAX_PARITY_BYTES
         for samples in manifest.parity:
             signature = self.found.signatures[samples.signature]
-            path = self._spec.path / samples.path
             try:
-                arrays = await asyncio.to_thread(read_parity, path, signature)
-            except (ValueError, OSError) as error:
+                arrays = await asyncio.to_thread(_read_samples, self._spec.path, listed[samples.path], signature, left)
+            except ArtifactError as error:
+                failure = error.failure
+                raise PreparationError(failure.gate, failure.reason, failure.message, failure.file) from error
+            except ValueError as error:
                 raise self._fail(
-                    Gate.PARITY,
-                    Reason.PARITY_FAILED,
-                    f"the parity samples {samples.path} can't be used: {error}; pack it anew",
+                    Gate.PARITY, Reason.PARITY_FAILED, f"the parity samples {samples.path} can't be used: {error}"
                 ) from error
+            left = max(0, left - arrays.nbytes)
             self._parity.append((samples, arrays))
 
     async def _warm_up(self, worker: HostedWorker, manifest: Manifest) -> None:
@@ -363,6 +366,12 @@ _WHILE = {
     VersionState.WARMING_UP: "while it warmed up",
     VersionState.TESTING: "while its samples ran",
 }
+
+
+def _read_samples(folder: Path, entry: FileEntry, signature: Signature, most: int) -> ParityArrays:
+    if entry.size > 2 * MAX_PARITY_BYTES:
+        raise ValueError(f"the file has {entry.size} bytes; at most {2 * MAX_PARITY_BYTES} are read")
+    return read_parity(read_file(folder, entry), signature, most)
 
 
 def _cut(tensors: dict[str, Tensor], piece: slice) -> dict[str, Tensor]:

@@ -31,6 +31,9 @@ from .program import Teller, run
 TFLITE_FILE = "model.tflite"
 _MEMORY_STEP = 16 * 1024 * 1024
 MAX_PARITY_BYTES = 64 * 1024 * 1024
+"""Of a version; replicas read no more."""
+MAX_PARITY_STRINGS = 1_000_000
+"""In one array; replicas read no more."""
 
 
 @dataclass
@@ -205,11 +208,17 @@ def _parity(
     if problem := next((key for key, value in stored.items() if value is None), None):
         teller.note(f"no parity samples for signature {name}: {problem} has bytes that end in a zero")
         return None
-    if sum(value.nbytes for value in stored.values() if value is not None) > MAX_PARITY_BYTES:
-        teller.note(f"no parity samples for signature {name}: they would be larger than {MAX_PARITY_BYTES >> 20} MiB")
+    if any(value.dtype.kind == "S" and value.size > MAX_PARITY_STRINGS for value in stored.values()):
+        teller.note(f"no parity samples for signature {name}: they would have more than {MAX_PARITY_STRINGS} strings")
         return None
     folder = Path(request["into"])
     folder.mkdir(parents=True, exist_ok=True)
+    written = sum(file.stat().st_size for file in folder.iterdir())
+    if written + sum(value.nbytes for value in stored.values() if value is not None) > MAX_PARITY_BYTES:
+        teller.note(
+            f"no parity samples for signature {name}: a version's are at most {MAX_PARITY_BYTES >> 20} MiB in all"
+        )
+        return None
     file = f"{_file_name(name)}.npz"
     np.savez(folder / file, allow_pickle=False, **{key: value for key, value in stored.items() if value is not None})
     return ParitySamples(path=f"windlass/parity/{file}", signature=name, rtol=rtol, atol=atol)
