@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from windlass_contract.wording import remedy
 from windlass_server.settings import ENV_PREFIX, Settings
 
 _PROGRAM = "windlass-server"
@@ -41,7 +42,9 @@ def parse(arguments: Sequence[str]) -> Settings:
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        parser.exit(2, "".join(f"{_PROGRAM}: {_explain(detail)}\n" for detail in error.errors(include_url=False)))
+        # A default that depends on a wrong setting is no mistake of its own.
+        wrong = [each for each in error.errors(include_url=False) if each["type"] != "default_factory_not_called"]
+        parser.exit(2, "".join(f"{_PROGRAM}: {_explain(detail)}\n" for detail in wrong))
 
 
 def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
@@ -86,11 +89,7 @@ def _metavar(name: str, field: FieldInfo) -> str:
 
 def _explain(detail: Any) -> str:
     """One wrong setting, by the names that people know it by."""
-    message = detail["msg"].removeprefix("Value error, ")
     if not detail["loc"]:
-        return str(message)
+        return str(detail["msg"].removeprefix("Value error, "))
     name = str(detail["loc"][0])
-    return (
-        f"--{name.replace('_', '-')} ({ENV_PREFIX}{name.upper()}) is {detail['input']!r}: "
-        f"{message[0].lower()}{message[1:]}"
-    )
+    return f"--{name.replace('_', '-')} ({ENV_PREFIX}{name.upper()}) is {detail['input']!r}: {remedy(detail)}"

@@ -281,6 +281,32 @@ def test_what_a_worker_writes_is_logged_with_its_version_and_bounded(
     assert (caplog.records[0].message, caplog.records[0].model, caplog.records[0].version) == ("line 0", "m", 3)
 
 
+def test_what_tensorflow_tells_of_itself_at_each_start_is_for_debugging(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    from windlass_server.hosting.output import OutputReader
+
+    lines = [
+        b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
+        b"I0000 00:00:1763689583.773494    8355 port.cc:153] oneDNN custom operations are on.",
+        b"2026-11-21 01:33:16.123456: I tensorflow/core/platform/cpu_feature_guard.cc:210] This binary is optimized",
+        b"F0000 00:00:1763689583.773494    8355 tensor_format.h:431] Check failed: index >= 0",
+        b"In other words, I say this.",
+    ]
+
+    async def main() -> None:
+        reading, writing = os.pipe()
+        reader = OutputReader(reading, {})
+        with os.fdopen(writing, "wb") as file:
+            file.write(b"\n".join(lines) + b"\n")
+        async with asyncio.timeout(DEADLINE):
+            await reader.ended.wait()
+
+    with caplog.at_level("DEBUG", logger="windlass_server.worker"):
+        run(main())
+    assert [record.levelname for record in caplog.records] == ["DEBUG"] * 3 + ["INFO"] * 2
+
+
 def test_a_quota_of_processors_is_rounded_up() -> None:
     assert parse_cpu_max("150000 100000\n") == 1.5
     assert parse_cpu_max("max 100000") is None

@@ -54,7 +54,7 @@ def test_a_flag_goes_before_a_variable_before_the_default(monkeypatch):
         (["--operator", "operator:8010"], "a URL is expected, as in http://operator:8010"),
         (["--operator", "http://o", "--control-token-file", "t"], "--server (WINDLASS_SERVER) is missing"),
         (["--plan-file", "p"], "--server (WINDLASS_SERVER) is missing"),
-        (["--server", "One_"], "--server (WINDLASS_SERVER) is 'One_'"),
+        (["--server", "One_"], "--server (WINDLASS_SERVER) is 'One_': write at most 63 small letters, digits"),
         (["--server", "one", "--operator", "http://o"], "--operator and --control-token-file are given together"),
         (["--tls-key-file", "k"], "--tls-certificate-file and --tls-key-file are given together"),
         (["--drain-delay", "60"], "--drain-delay has to be shorter than --stop-grace-period"),

@@ -116,7 +116,7 @@ def test_an_interrupted_packing_leaves_nothing(how: signal.Signals, tmp_path: Pa
         rest = process.stderr.read()
     assert process.returncode == 128 + how
     assert b"Traceback" not in rest
-    assert list((tmp_path / "m").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_killed_packing_left_is_removed_by_the_next(tmp_path: Path) -> None:
@@ -156,6 +156,18 @@ def test_two_packings_of_one_version_dont_mix(tmp_path: Path) -> None:
         pack_while_another_is_at_it()
     assert (target / "file").read_text() == "fast"
     assert [each.name for each in (tmp_path / "m").iterdir()] == ["1"]
+
+
+def test_a_packing_that_fails_leaves_no_folder_that_it_made_and_all_that_was_there(tmp_path: Path) -> None:
+    def fail(target: Path) -> None:
+        with staged(target):
+            raise UserError("as the test says")
+
+    for target in (tmp_path / "new" / "m" / "1", tmp_path / "there" / "1"):
+        (tmp_path / "there").mkdir(exist_ok=True)
+        with pytest.raises(UserError, match="as the test says"):
+            fail(target)
+    assert [each.name for each in tmp_path.iterdir()] == ["there"]
 
 
 def test_links_to_files_are_copied_as_files_and_links_to_folders_refused(tmp_path: Path) -> None:

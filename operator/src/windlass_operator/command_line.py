@@ -10,6 +10,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from windlass_contract.wording import remedy
+
 from .settings import ENV_PREFIX, DirectorySettings
 
 _KUBERNETES = "The Kubernetes driver isn't in this version of Windlass yet; `windlass-operator directory` is."
@@ -90,9 +92,8 @@ def _metavar(name: str) -> str:
 
 def _explain(detail: Any) -> str:
     """One wrong setting, by the names that people know it by."""
-    message = detail["msg"].removeprefix("Value error, ")
     if not detail["loc"]:
-        return str(message)
+        return str(detail["msg"].removeprefix("Value error, "))
     name = str(detail["loc"][0])
     shown = name.upper() if name == "directory" else f"--{name.replace('_', '-')} ({ENV_PREFIX}{name.upper()})"
-    return f"{shown} is {detail['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{shown} is {detail['input']!r}: {remedy(detail)}"

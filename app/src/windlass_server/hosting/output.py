@@ -19,6 +19,10 @@ _BUDGET_SECONDS = 10.0
 """More than this is left out of the log, and counted there."""
 _NOISE = re.compile(r"\s*@ +0x|I\d{4} |\*\*\* Check failure|WARNING: All log messages before absl")
 """Frames of a native stack, and what TensorFlow says of itself."""
+_ABOUT_ITSELF = re.compile(
+    r"(\S+ \S+: )?I(\d{4} | (tensorflow|external|xla)/)|WARNING: All log messages before|\[symbolize_elf"
+)
+"""What TensorFlow's libraries call information, and tell at each start: nothing that the replica's owner looks for."""
 
 
 class OutputReader:
@@ -82,4 +86,4 @@ class OutputReader:
         if self._window_lines > _BUDGET_LINES:
             self._left_out += 1
         else:
-            _log.info("%s", line, extra=self._context)
+            _log.log(logging.DEBUG if _ABOUT_ITSELF.match(line) else logging.INFO, "%s", line, extra=self._context)

@@ -224,7 +224,7 @@ class Preparation:
             raise self._fail(
                 Gate.SIGNATURE,
                 Reason.SIGNATURE_MISMATCH,
-                f"{difference}; pack it anew, so that its manifest says what the model is",
+                f"{difference}: its manifest doesn't say what the model is",
             )
         self._pass(Gate.SIGNATURE, ", ".join(sorted(manifest.signatures))[:200])
         # Only what the manifest names is served.

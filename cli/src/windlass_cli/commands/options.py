@@ -15,6 +15,7 @@ from windlass_cli.packing.signatures import tensorflow_name
 from windlass_contract.document import DocumentError
 from windlass_contract.identifiers import ModelName, ServerName, Version
 from windlass_contract.manifest import DataType, ImageInput
+from windlass_contract.wording import remedy
 
 _SPEC = re.compile(r"(?P<name>[^=\[\]]+)=(?P<datatype>[A-Za-z0-9]+)\[(?P<shape>[-0-9, ]*)\]")
 _SIZE = re.compile(r"(\d{1,4})x(\d{1,4})(?:x([134]))?")
@@ -22,17 +23,17 @@ _SIZE = re.compile(r"(\d{1,4})x(\d{1,4})(?:x([134]))?")
 
 def model_name(value: str) -> str:
     """A model's name."""
-    return str(_checked(value, ModelName, "letters, digits, '.', '_' and '-', at most 63, no '/' and ':'"))
+    return str(_checked(value, ModelName))
 
 
 def server_name(value: str | None) -> str | None:
     """A server's name."""
-    return None if value is None else str(_checked(value, ServerName, "small letters, digits and '-', at most 63"))
+    return None if value is None else str(_checked(value, ServerName))
 
 
 def version_number(value: int) -> int:
     """A version."""
-    return int(_checked(value, Version, "a whole number from 0 to 2^53 - 1"))
+    return int(_checked(value, Version))
 
 
 def fraction(text: str) -> float:
@@ -137,8 +138,8 @@ def percentage(text: str | None) -> str | None:
     return value
 
 
-def _checked(value: Any, kind: Any, expected: str) -> Any:
+def _checked(value: Any, kind: Any) -> Any:
     try:
         return TypeAdapter(kind).validate_python(value)
-    except ValidationError:
-        raise typer.BadParameter(f"{value!r}: expected are {expected}") from None
+    except ValidationError as error:
+        raise typer.BadParameter(f"{value!r}: {remedy(error.errors()[0])}") from None

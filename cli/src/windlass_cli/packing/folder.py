@@ -21,16 +21,17 @@ _CHUNK = 4 * 1024 * 1024
 
 @contextmanager
 def staged(target: Path) -> Iterator[Path]:
-    """An empty folder beside `target` that becomes `target` when the block ends well, and vanishes when it doesn't.
-    Raises `UserError` when the target is there."""
+    """An empty folder beside `target` that becomes `target` when the block ends well, and vanishes when it doesn't,
+    with the folders above it that were made for it. Raises `UserError` when the target is there."""
     refuse_existing(target)
     model = target.parent
+    made = [folder for folder in (model, *model.parents) if not folder.exists()]
     try:
-        model.mkdir(parents=True, exist_ok=True)
         _remove_left_over(model, f".{target.name}.packing-")
         staging = model / f".{target.name}.packing-{secrets.token_hex(4)}"
-        staging.mkdir()
+        staging.mkdir(parents=True)
     except OSError as error:
+        _remove_empty(made)
         raise UserError(f"{model} can't be written: {error.strerror}") from error
     with _held(staging):
         try:
@@ -46,6 +47,14 @@ def staged(target: Path) -> Iterator[Path]:
             sync_folder(model)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+            _remove_empty(made)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Innermost first; what somebody put something into stays."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 @contextmanager

@@ -118,7 +118,10 @@ def _summarise(view: View, claim: Claim, role: str, fleet: Fleet, frozen: str) -
         )
     if block is not None:
         phase = "RolledBack" if verdict is not None and verdict.outcome == "RolledBack" else "Quarantined"
-        message = f"{block.message}. Pack a corrected version under a new number; or clear this one to try it again"
+        message = (
+            f"{block.message}. These model files stay quarantined however they are packed: roll out a model that "
+            f"differs under a new number, or clear version {claim.version}, and they may be tried again"
+        )
         return Summary(phase, block.reason, f"{message}. {_who_serves(view)}", stalled=True)
     if claim.obstacle is not None:
         obstacle = claim.obstacle
