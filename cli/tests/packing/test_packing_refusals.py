@@ -52,8 +52,8 @@ def test_a_source_that_is_no_model_is_refused(name: str, says: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (["--model", "a/b", "--version", "1"], "no '/' and ':'"),
-        (["--model", "m", "--version", "-1"], "whole number"),
+        (["--model", "a/b", "--version", "1"], "letter or digit at both ends"),
+        (["--model", "m", "--version", "-1"], "at least 0 is expected"),
         (["--model", "m", "--version", "one"], "integer"),
         (["--model", "m"], "--version"),
         (["--model", "m", "--version", "1", "--image", "large"], "WIDTHxHEIGHTxCHANNELS"),
