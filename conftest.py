@@ -1,8 +1,13 @@
-"""For all tests: those of a file run in one process, one after the other; so do those that need the default ports."""
+"""For all tests: those of a file run in one process, one after the other; so do those that need the default ports.
+
+The lab's fixtures are at the disposal of all.
+"""
 
 from __future__ import annotations
 
 import pytest
+
+pytest_plugins = ["windlass_lab.fixtures"]
 
 LONGEST_FIRST = (
     "/tests/docs/",

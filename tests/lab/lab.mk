@@ -2,8 +2,8 @@
 LAB_COMMAND := PYTHONPATH=tests/lab PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m windlass_lab
 
 .PHONY: lab
-lab:  ## a real Docker Engine and a kind cluster (WORKERS=2; LAB=system or LAB=built forces); says first what it installs
-	@$(LAB_COMMAND) up $(if $(WORKERS),--workers $(WORKERS))
+lab:  ## a real Docker Engine and a kind cluster (WORKERS=2; EXTRAS=all; LAB=system or LAB=built); says what it installs
+	@$(LAB_COMMAND) up $(if $(WORKERS),--workers $(WORKERS)) $(if $(EXTRAS),--extras $(EXTRAS))
 
 .PHONY: lab-down
 lab-down:  ## delete the lab's cluster and stop its engine; what was built stays
@@ -26,5 +26,5 @@ e2e: .venv/installed lab  ## the tests on the lab, which is brought up first
 	@LAB_REQUIRED=1 $(BIN)/python -m pytest -m "lab and not soak" $(ARGS)
 
 .PHONY: soak-lab
-soak-lab: .venv/installed lab  ## the lab itself: taken down, killed, and from nothing (an hour or more)
+soak-lab: .venv/installed lab  ## the part of `make soak` on the lab; the lab itself taken down, killed, and from nothing
 	@LAB_REQUIRED=1 $(BIN)/python -m pytest -m "lab and soak" -s $(ARGS)

@@ -128,7 +128,7 @@ def run_pytest(tmp_path):
 
     def run(text, *options, **environment):
         (tmp_path / "test_inner.py").write_text(text)
-        (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = lab: needs the lab\n")
+        (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n lab: needs the lab\n plain: needs nothing\n")
         done = subprocess.run(
             [
                 sys.executable,

@@ -10,9 +10,11 @@ import pytest
 from windlass_lab import versions
 from windlass_lab.cluster import Cluster
 from windlass_lab.errors import LabError
-from windlass_lab.home import State
+from windlass_lab.home import State, duration
 from windlass_lab.testing.docker import DockerEngine, start_swarm
 from windlass_lab.testing.standing import check_cluster, find
+
+from windlass_testing.evidence import measured
 
 pytestmark = pytest.mark.lab
 
@@ -29,6 +31,7 @@ def command(*arguments, **environment):
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.evidence
 def test_a_second_start_changes_nothing_and_takes_under_five_seconds(kind_cluster, standing_lab):
     def seen():
         uids = kind_cluster.kubectl("get", "nodes", "--output=jsonpath={.items[*].metadata.uid}")
@@ -44,6 +47,18 @@ def test_a_second_start_changes_nothing_and_takes_under_five_seconds(kind_cluste
         assert " …" not in said
     assert min(took) < 5
     assert seen() == before
+    workers = standing_lab.state.workers
+    what = f"`make lab` where it stands ({standing_lab.mode}, {workers} workers), the fastest of three"
+    measured("lab", what, f"{min(took):.1f} s", "WINDLASS_EVIDENCE=1 make e2e")
+
+
+@pytest.mark.evidence
+def test_the_time_of_each_step_is_kept(standing_lab):
+    seconds = standing_lab.state.seconds
+    steps = "; ".join(f"{step} {duration(took)}" for step, took in seconds.items())
+    what = f"`make lab` ({standing_lab.mode}): each step when it last had something to do"
+    measured("lab", what, f"{duration(sum(seconds.values()))}: {steps}", "WINDLASS_EVIDENCE=1 make e2e")
+    assert f"kind cluster {standing_lab.cluster.name}, {standing_lab.state.workers} workers" in seconds
 
 
 def test_status_tells_what_stands(kind_cluster, standing_lab):

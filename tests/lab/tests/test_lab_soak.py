@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 from windlass_lab import engine, versions
-from windlass_lab.home import State
+from windlass_lab.home import Home, State, duration
+from windlass_lab.testing.waiting import until
+
+from windlass_testing.evidence import measured
 
 pytestmark = [pytest.mark.lab, pytest.mark.soak, pytest.mark.timeout(7200)]
 
@@ -64,8 +67,23 @@ def test_it_stands_again_after_its_engine_was_killed(built_lab, victim):
     assert seconds == before | {name: seconds[name] for name in (ENGINE, built_lab.cluster.step(None).name)}
 
 
+def interrupted(log, **environment):
+    """Starts `up`, sends it a Ctrl-C as soon as a tool is being built, and wants nothing of it left running."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "windlass_lab", "up"],
+        env=os.environ | {"PYTHONPATH": str(versions.ROOT)} | environment,
+        stdout=sys.stderr,
+        start_new_session=True,
+    )
+    until(f"{log} is there", log.exists, timeout=300)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(30) == 130
+    assert str(log.parents[1]) not in subprocess.run(["ps", "axo", "args"], capture_output=True, text=True).stdout
+
+
+@pytest.mark.evidence
 def test_it_stands_from_nothing(built_lab):
-    """No folder, no Go cache: the time of each step is in the output."""
+    """No folder, no Go cache, interrupted once: the time of each step is in the output."""
     command("down")
     empty = Path("/var/tmp/windlass-lab-soak")
     shutil.rmtree(empty, ignore_errors=True)
@@ -76,9 +94,14 @@ def test_it_stands_from_nothing(built_lab):
         "LAB": "built",
     }
     try:
+        interrupted(empty / "logs/build-kubernetes.log", **fresh)
         command("up", **fresh)
         command("status", **fresh)
         command("up", **fresh)
+        seconds = State.read(Home(empty)).seconds
     finally:
         command("down", **fresh)
         shutil.rmtree(empty)
+    steps = "; ".join(f"{step} {duration(took)}" for step, took in seconds.items())
+    figure = f"{duration(sum(seconds.values()))}: {steps}"
+    measured("lab", "`make lab` from nothing, interrupted in its first step", figure, "WINDLASS_EVIDENCE=1 make soak")

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from windlass_lab import choice, engine, tools, versions
+from windlass_lab import choice, engine, extras, tools, versions
 from windlass_lab.cluster import configuration
 from windlass_lab.commands import run
 from windlass_lab.errors import CommandError, LabError
@@ -29,21 +29,25 @@ def required(module):
     return dict(re.findall(r"^(?:require )?\t?([\w./-]+\.[\w./-]+) (v\S+)", text, re.MULTILINE))
 
 
+def everything():
+    """All that is ever built."""
+    return [*tools.families(versions.load()), *extras.commands(versions.load()).values()]
+
+
 def test_versions_toml_and_the_go_mod_files_pin_the_same():
-    pinned = {}
-    for folder in MODULES.iterdir():
-        for module, version in required(folder.name).items():
-            pinned.setdefault(module, {})[folder.name] = version
-    of_family = {"github.com/docker/buildx": "buildx", "github.com/docker/cli": "docker"}
-    of_family |= {"github.com/containerd/containerd/v2": "engine", "github.com/opencontainers/runc": "engine"}
-    for module, version in versions.load().modules.items():
-        found = pinned[module]
-        its_own = found[of_family[module]] if module in of_family else next(iter(found.values()))
-        assert its_own == version, module
+    pinned = versions.load().modules
+    found = {
+        module: version
+        for family in everything()
+        for module, version in required(family.module).items()
+        if any(package == module or package.startswith(f"{module}/") for package in family.packages)
+    }
+    assert found == pinned
 
 
 def test_every_family_has_the_sums_of_all_it_needs():
-    for family in tools.families(versions.load()):
+    assert {family.module for family in everything()} == {folder.name for folder in MODULES.iterdir()}
+    for family in everything():
         assert (MODULES / family.module / "go.sum").stat().st_size > 1000, family.module
         text = (MODULES / family.module / "go.mod").read_text()
         for package in family.packages:
@@ -58,7 +62,7 @@ def test_no_module_needs_a_newer_go_than_the_pinned_one():
 
 
 def test_commands_have_names_of_their_own():
-    names = [name for family in tools.families(versions.load()) for name in family.commands().values()]
+    names = [name for family in everything() for name in family.commands().values()]
     assert len(names) == len(set(names))
     assert {"docker", "dockerd", "docker-buildx", "docker-compose", "etcd", "helm", "helm4", "kind", "kubectl"} <= set(
         names
@@ -255,3 +259,9 @@ def test_tests_that_a_run_deselects_are_told_as_well(home, run_pytest):
     code, said = run_pytest(PLAIN + "\ndef test_plain(): ...\n", "-m", "not lab", CI="1")
     assert code == 5
     assert "3 tests NOT run: they run with `make e2e`" in said
+
+
+def test_tests_that_a_run_in_several_processes_deselects_are_told_once(home, run_pytest):
+    code, said = run_pytest(PLAIN + "\n@pytest.mark.plain\ndef test_plain(): ...\n", "-m", "plain", "-n", "2", CI="1")
+    assert code == 0, said
+    assert "2 tests NOT run: they run with `make e2e`" in said

@@ -25,7 +25,8 @@ def report(home: Home, versions: Versions) -> str:
         newest = _newest(module, command=str(command), environment=go.environment())
         rows.append((module, ours, newest or "?", "" if newest in (ours, None) else "behind"))
     rows.append(("go", versions.go, "", ""))
-    rows.extend(("image", image, "", "") for image in (versions.debian, versions.python, versions.node))
+    images = (versions.debian, versions.python, versions.node, *versions.extra_images.values())
+    rows.extend(("image", image, "", "") for image in images)
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n" for row in rows

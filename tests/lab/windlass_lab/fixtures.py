@@ -16,13 +16,16 @@ import secrets
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from windlass_lab.errors import LabError
+from windlass_lab.extras import Extras
 from windlass_lab.home import Home
 from windlass_lab.testing.docker import ComposeProject, DockerEngine, Swarm, start_swarm
 from windlass_lab.testing.kubernetes import Helm, KindCluster, Namespace
+from windlass_lab.testing.registry import Registry, start_registry
 from windlass_lab.testing.standing import StandingLab, check_cluster, find
 
 Collector = Callable[[Path], None]
@@ -83,6 +86,25 @@ def kind_cluster(standing_lab: StandingLab, docker_engine: DockerEngine) -> Kind
 def load_image(kind_cluster: KindCluster) -> Callable[[str], None]:
     """Puts an image of the engine into all nodes: `load_image("windlass/server:e2e")`."""
     return kind_cluster.load_image
+
+
+@pytest.fixture(scope="session")
+def official_image(standing_lab: StandingLab) -> Callable[[str], str]:
+    """Puts another project's image into the engine, once: `official_image("postgres")` gives "postgres:16"."""
+    return Extras(standing_lab.home, standing_lab.versions, standing_lab.mode).image
+
+
+@pytest.fixture(scope="session")
+def lab_command(standing_lab: StandingLab) -> Callable[[str], Path]:
+    """A command that only some tests need, built when first asked for: `lab_command("kubeconform")` gives its path."""
+    return Extras(standing_lab.home, standing_lab.versions, standing_lab.mode).command
+
+
+@pytest.fixture(scope="session")
+def registry(docker_engine: DockerEngine, official_image: Callable[[str], str]) -> Iterator[Registry]:
+    """An image registry on a port of loopback, empty, gone after the session."""
+    with start_registry(docker_engine, official_image("registry")) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")
@@ -197,6 +219,19 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
             target = "make soak-lab" if item.get_closest_marker("soak") else "make e2e"
             counts = item.config.stash.setdefault(DESELECTED, {})
             counts[target] = counts.get(target, 0) + 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of pytest-xdist, which collects, hands its count to the one that reports."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["windlass_lab_deselected"] = session.config.stash.get(DESELECTED, {})
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Takes that count; each of those processes has counted all tests."""
+    counts = getattr(node, "workeroutput", {}).get("windlass_lab_deselected", {})
+    node.config.stash.setdefault(DESELECTED, {}).update(counts)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

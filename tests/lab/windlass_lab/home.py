@@ -47,6 +47,11 @@ class Home:
         return self.path / "libexec"
 
     @property
+    def extras(self) -> Path:
+        """Commands that only some tests ask for."""
+        return self.path / "extras"
+
+    @property
     def plugins(self) -> Path:
         """Docker's client plug-ins: buildx and compose."""
         return self.docker_config / "cli-plugins"
@@ -83,7 +88,7 @@ class Home:
 
     def make(self) -> None:
         """Makes the folders, empty."""
-        for folder in (self.path, self.bin, self.libexec, self.plugins, self.logs, self.done, self.shared):
+        for folder in (self.path, self.bin, self.libexec, self.extras, self.plugins, self.logs, self.done, self.shared):
             folder.mkdir(parents=True, exist_ok=True)
         self.shared.chmod(0o1777)
 

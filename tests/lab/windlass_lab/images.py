@@ -43,6 +43,8 @@ class Builder:
         sums: str,
         target: str = "",
         log: str = "images",
+        labels: dict[str, str] | None = None,
+        contexts: dict[str, Path] | None = None,
         **arguments: str,
     ) -> None:
         """`docker build`. No attestations: containerd's import in the nodes stumbles over those of other platforms."""
@@ -55,6 +57,8 @@ class Builder:
             f"--tag={image}",
             f"--file={dockerfile}",
             *([f"--target={target}"] if target else []),
+            *(f"--label={name}={value}" for name, value in (labels or {}).items()),
+            *(f"--build-context={name}={folder}" for name, folder in (contexts or {}).items()),
             *(f"--build-arg={name.upper()}={value}" for name, value in arguments.items()),
             context,
             log=self.home.logs / f"{log}.log",

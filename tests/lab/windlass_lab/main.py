@@ -17,6 +17,7 @@ from windlass_lab.behind import report as versions_report
 from windlass_lab.choice import Choice, choose
 from windlass_lab.cluster import DEFAULT_WORKERS, Cluster
 from windlass_lab.errors import CommandError, LabError
+from windlass_lab.extras import Extras, names
 from windlass_lab.home import SOCKET, Home, Mode, State, duration
 from windlass_lab.node_image import NodeImage
 from windlass_lab.steps import Step, table, take
@@ -51,13 +52,13 @@ class Lab:
 
     # --- up --------------------------------------------------------------------------------------------------
 
-    def up(self, workers: int | None, *, dry: bool) -> None:
-        """Brings everything up; `dry` only says what it would do."""
+    def up(self, workers: int | None, extras: list[str], *, dry: bool) -> None:
+        """Brings everything up, and these extras; `dry` only says what it would do."""
         choice = choose(self.home, self.versions, self.state)
         say(f"lab: {choice.mode} ({choice.why}); folder {self.home.path}")
         mode_before, self.state.mode = self.state.mode, choice.mode
         os.environ.update(self.environment())
-        steps = self._steps(choice, workers)
+        steps = [*self._steps(choice, workers), *Extras(self.home, self.versions, choice.mode).steps(extras)]
         self._announce(choice, workers, new=mode_before is None)
         if dry:
             return
@@ -211,6 +212,13 @@ def main(arguments: list[str] | None = None) -> int:
         choices=range(6),
         help=f"nodes beside the control plane (default: as it stands, else {DEFAULT_WORKERS})",
     )
+    up.add_argument(
+        "--extras",
+        nargs="*",
+        default=[],
+        metavar="NAME",
+        help="also what only some tests need: all, or names (default: none; the tests make it when they need it)",
+    )
     up.add_argument("--dry-run", action="store_true", help="only say what it would do")
     commands.add_parser("down", help="delete the cluster, stop the lab's engine; what was built stays")
     commands.add_parser("status", help="what stands; exit code 0 when all does")
@@ -237,7 +245,8 @@ def _carry_out(parsed: argparse.Namespace) -> int:
     match parsed.command:
         case "up":
             with alone(lab.home):
-                Lab().up(parsed.workers, dry=parsed.dry_run)
+                wanted = names(lab.versions) if parsed.extras == ["all"] else parsed.extras
+                Lab().up(parsed.workers, wanted, dry=parsed.dry_run)
         case "down":
             with alone(lab.home):
                 Lab().down()

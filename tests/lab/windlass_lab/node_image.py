@@ -19,7 +19,7 @@ from windlass_lab.errors import LabError
 from windlass_lab.home import Home, deadline
 from windlass_lab.images import FINGERPRINT, IMAGES, SYSTEMD_ROOT, Builder
 from windlass_lab.steps import Step, fingerprint
-from windlass_lab.tools import Go
+from windlass_lab.tools import Go, families, note
 from windlass_lab.versions import Versions
 
 BASE = "windlass-lab/node-base"
@@ -40,7 +40,8 @@ class NodeImage:
         return Step(self.versions.node, lambda: self.builder.there(self.versions.node, self._sums()), self._act)
 
     def _sums(self) -> str:
-        notes = "".join(sorted(file.read_text(encoding="utf-8") for file in self.home.done.glob("tools-*")))
+        built = (note(family, self.home) for family in families(self.versions))
+        notes = "".join(sorted(file.read_text(encoding="utf-8") for file in built if file.is_file()))
         root = self.builder_label(SYSTEMD_ROOT)
         return fingerprint("1", notes, root, IMAGES)
 

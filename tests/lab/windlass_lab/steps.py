@@ -35,8 +35,10 @@ class Step:
     act: Callable[[], None]
 
 
-def take(steps: Iterable[Step], home: Home, state: State) -> float:
+def take(steps: Iterable[Step], home: Home, state: State | None = None) -> float:
     """Takes the steps in order and says what it does. Returns the seconds it took, all in all.
+
+    How long each took is kept in `state`, if one is given.
 
     A step that isn't done any more after it acted is the lab's own mistake and raises AssertionError.
     """
@@ -52,8 +54,9 @@ def take(steps: Iterable[Step], home: Home, state: State) -> float:
         step.act()
         took = time.monotonic() - start
         assert step.done(), f"the step {step.name!r} acted and isn't done"
-        state.seconds[step.name] = round(took, 1)
-        state.write(home)
+        if state is not None:
+            state.seconds[step.name] = round(took, 1)
+            state.write(home)
         sys.stderr.write(f"{label}: done in {duration(took)}\n")
     return time.monotonic() - began
 

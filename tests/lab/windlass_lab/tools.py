@@ -37,7 +37,9 @@ class Family:
     module: str
     packages: tuple[str, ...]
     stamps: dict[str, str] = field(default_factory=dict)  # Go variable: value
-    place: str = "libexec"  # bin: for people; plugins: Docker's client; cni: into the node image
+    place: str = (
+        "libexec"  # bin: for people; plugins: Docker's client; cni: into the node image; extras: for some tests
+    )
     cgo: bool = False
     tags: str = ""
 
@@ -221,23 +223,29 @@ class Go:
 
 def place_of(family: Family, home: Home) -> Path:
     """The folder that a family's commands go to."""
-    return {"bin": home.bin, "libexec": home.libexec, "plugins": home.plugins, "cni": home.path / "cni"}[family.place]
+    places = {"bin": home.bin, "libexec": home.libexec, "plugins": home.plugins, "extras": home.extras}
+    return (places | {"cni": home.path / "cni"})[family.place]
+
+
+def note(family: Family, home: Home) -> Path:
+    """The file that holds the fingerprint of what a family was built from."""
+    return home.done / f"tools-{family.module}-{fingerprint(*family.packages)[:6]}"
 
 
 def step(family: Family, home: Home, go: Go) -> Step:
     """The step that builds a family; done when its commands are there, built from what its module folder holds now."""
     module = ROOT / "modules" / family.module
     sums = fingerprint(module, json.dumps([family.packages, family.stamps, family.cgo, family.tags]))
-    note = home.done / f"tools-{family.module}-{fingerprint(*family.packages)[:6]}"
+    kept = note(family, home)
     place = place_of(family, home)
 
     def done() -> bool:
         there = all(os.access(place / name, os.X_OK) for name in family.commands().values())
-        return there and note.is_file() and note.read_text(encoding="utf-8") == sums
+        return there and kept.is_file() and kept.read_text(encoding="utf-8") == sums
 
     def act() -> None:
         _build(family, home, go, place)
-        note.write_text(sums, encoding="utf-8")
+        kept.write_text(sums, encoding="utf-8")
 
     return Step(family.title, done, act)
 

@@ -21,6 +21,7 @@ class Versions:
     debian: str
     python: str
     node: str
+    extra_images: dict[str, str]
     suite: str
     mirror: str
     security_mirror: str
@@ -43,6 +44,7 @@ def load(path: Path = ROOT / "versions.toml") -> Versions:
         debian=images["debian"],
         python=images["python"],
         node=images["node"],
+        extra_images=content["extra_images"],
         suite=images["suite"],
         mirror=images["mirror"],
         security_mirror=images["security_mirror"],

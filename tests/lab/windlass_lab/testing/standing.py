@@ -9,7 +9,7 @@ from windlass_lab import engine
 from windlass_lab.choice import helms
 from windlass_lab.cluster import Cluster
 from windlass_lab.errors import LabError
-from windlass_lab.home import Home, State
+from windlass_lab.home import Home, Mode, State
 from windlass_lab.versions import Versions, load
 
 
@@ -23,6 +23,11 @@ class StandingLab:
     environment: dict[str, str]
     engine: engine.Engine
     allowed_by_name: bool = False
+
+    @property
+    def mode(self) -> Mode:
+        """Whose tools and images it uses."""
+        return self.state.mode or "built"
 
     @property
     def cluster(self) -> Cluster:

@@ -42,6 +42,10 @@ PROMISES = {
         "The operator can be killed at any moment, two may run at once, its objects may be deleted, edited or "
         "restored; the rollout still ends right"
     ),
+    "lab": (
+        "A container engine and a cluster to test on come up by one command, also where no image can be pulled; a "
+        "second start takes less than 5 s"
+    ),
 }
 """What Windlass promises, by a key of its own."""
 
