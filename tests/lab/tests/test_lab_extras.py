@@ -6,6 +6,7 @@ import time
 import pytest
 from windlass_lab.errors import CommandError, LabError
 from windlass_lab.extras import STAND_IN, Extras
+from windlass_lab.testing.waiting import until
 
 pytestmark = pytest.mark.lab
 
@@ -147,3 +148,33 @@ def test_a_second_wish_for_the_same_takes_no_build(standing_lab, official_image)
 def test_an_extra_that_is_not_there_is_named_with_those_that_are(official_image):
     with pytest.raises(LabError, match=r"no extra 'redis'; it has nginx, postgres"):
         official_image("redis")
+
+
+# --- an S3 server --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ask_s3(docker_engine, official_image):
+    """A function that asks an S3 server which wants keys; what it is given goes to curl, `signed` or not."""
+    keys = ("--env=ROOT_ACCESS_KEY=lab", "--env=ROOT_SECRET_KEY=a-long-secret")
+    server = docker_engine("run", "--detach", "--tmpfs=/data", *keys, official_image("s3"), "posix", "/data").strip()
+    curl = ("run", "--rm", f"--network=container:{server}", official_image("nginx"), "curl", "-sS", "--fail-with-body")
+
+    def ask(path, *options, signed=True):
+        user = ("--user", "lab:a-long-secret", "--aws-sigv4", "aws:amz:us-east-1:s3") if signed else ()
+        return docker_engine(*curl, *user, *options, f"http://127.0.0.1:7070/{path}")
+
+    try:
+        until("the server answers", lambda: "ListAllMyBuckets" in ask(""))
+        yield ask
+    finally:
+        docker_engine("rm", "--force", "--volumes", server)
+
+
+def test_an_object_is_kept_and_given_to_those_with_keys(ask_s3):
+    ask_s3("models", "--request", "PUT")
+    ask_s3("models/cats/1/model", "--request", "PUT", "--data", "weights")
+    assert ask_s3("models/cats/1/model") == "weights"
+    assert "<Key>cats/1/model</Key>" in ask_s3("models?list-type=2&prefix=cats%2F")
+    with pytest.raises(CommandError, match="403"):
+        ask_s3("models/cats/1/model", signed=False)

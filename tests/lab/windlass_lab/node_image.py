@@ -6,6 +6,7 @@ runs are put into the node's containerd, so that a node needs nothing from outsi
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -164,8 +165,6 @@ class NodeImage:
         docker("rm", "--force", WORKSHOP)
 
     def _import(self, image: str) -> None:
-        import os
-
         environment = os.environ | self.environment
         with subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE, env=environment) as saved:
             loaded = subprocess.run(
