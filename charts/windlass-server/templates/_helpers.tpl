@@ -93,14 +93,20 @@ readinessProbe:
 {{- end }}
 {{- end }}
 
+{{/* Of the Pods; in development a changed file has to get into the container. */}}
+{{- define "windlass-server.podSecurityContext" -}}
+{{- if .Values.development.enabled -}}
+runAsUser: 0
+runAsGroup: 0
+seccompProfile: {type: RuntimeDefault}
+{{- else -}}
+{{ toYaml .Values.podSecurityContext }}
+{{- end }}
+{{- end }}
+
 {{/* Same in every container of the chart. */}}
 {{- define "windlass-server.containerSecurityContext" -}}
 allowPrivilegeEscalation: false
-{{- if eq .Values.image.variant "debug" }}
-# So that a changed file can be synchronized into it.
-readOnlyRootFilesystem: false
-{{- else }}
-readOnlyRootFilesystem: true
-{{- end }}
+readOnlyRootFilesystem: {{ not .Values.development.enabled }}
 capabilities: {drop: [ALL]}
 {{- end }}
