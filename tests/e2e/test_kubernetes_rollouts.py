@@ -1,0 +1,263 @@
+"""Five replicas on the cluster: ten rollouts under load without a lost request, and bad versions that never answer."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster_rig import RESTRICTED, Document, Server, crd_file
+from windlass_lab.fixtures import COLLECTORS
+from windlass_lab.testing.kubernetes import Helm, KindCluster, Namespace
+from windlass_lab.testing.standing import StandingLab
+from windlass_lab.testing.waiting import until
+
+from windlass_contract.artifact import read_manifest
+from windlass_contract.manifest import DataType, ModelFormat, Signature
+from windlass_testing.evidence import measured
+from windlass_testing.load import Load, Request
+from windlass_testing.models import affine_tflite, spec, write_manifest
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+
+REPLICAS = 5
+ROLLOUTS = 10
+COLUMN = spec(DataType.FP32, [-1, 1])
+
+
+@pytest.fixture(scope="module")
+def server(kind_cluster: KindCluster, standing_lab: StandingLab, windlass_images: str) -> Iterator[Server]:
+    """Five replicas that serve version 1, with an operator, both installed by their charts."""
+    space = Namespace(kind_cluster, f"rollouts-{secrets.token_hex(3)}")
+    space.create({"pod-security.kubernetes.io/enforce": RESTRICTED.split("=")[1]})
+    kind_cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(crd_file()))
+    helm = Helm(standing_lab.helms()[4], 4, space)
+    server = Server(space, helm, windlass_images, standing_lab.home.shared)
+    try:
+        server.make_volume()
+        server.install_operator()
+        server.install_server(f"replicas={REPLICAS}", "service.type=NodePort")
+        affine_tflite(server.models, server.model, 1, 1, 1)
+        space.apply(server.version(1))
+        server.wait_for(1, "Serving", 180)
+        until("all are ready", lambda: len(space.ready_pods("windlass.dev/server=digits")) == REPLICAS, timeout=120)
+        yield server
+    finally:
+        for release in ("digits", "windlass"):
+            helm("uninstall", release, "--ignore-not-found")
+        space.delete()
+        server.remove_volume()
+
+
+@pytest.fixture(autouse=True)
+def _kept_on_failure(server: Server, request: pytest.FixtureRequest) -> None:
+    request.node.stash.setdefault(COLLECTORS, []).append(server.space.evidence)
+
+
+def _load(server: Server, rate: float = 50) -> Load:
+    """Of one row each; the answer of version n to 1.0 is n + n."""
+
+    def check(body: Any, version: str) -> str:
+        expected = float(version) + float(version)
+        return "" if body == {"predictions": [[expected]]} else f"version {version} answers {body}"
+
+    return Load(server.url(), [Request("/v1/models/digits:predict", {"instances": [[1.0]]}, check)], rate=rate)
+
+
+class Observer:
+    """A Pod that asks each replica by its address all the time."""
+
+    def __init__(self, server: Server) -> None:
+        self.space = server.space
+        addresses = ",".join(sorted(pod["status"]["podIP"] for pod in server.pods()))
+        security = {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+        container = {
+            "name": "observer",
+            "image": f"windlass-server:{server.tag}-litert",
+            "command": ["python", "-c", (Path(__file__).parent / "observe.py").read_text()],
+            "env": [{"name": "ADDRESSES", "value": addresses}, {"name": "MODEL", "value": server.model}],
+            "securityContext": security,
+        }
+        self.space.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": "observer"},
+                "spec": {"containers": [container], "terminationGracePeriodSeconds": 0},
+            }
+        )
+        until("the observer has seen every replica", lambda: len(self.changes()) >= REPLICAS)
+
+    def changes(self) -> list[Document]:
+        """What it has seen so far."""
+        return [json.loads(line) for line in self.space.kubectl("logs", "observer").splitlines()]
+
+    def apart(self) -> dict[str, float]:
+        """For each version, the seconds between the first and the last replica that began to answer with it."""
+        begun: dict[str, dict[str, float]] = defaultdict(dict)
+        for change in self.changes():
+            begun[change["version"]].setdefault(change["address"], change["at"])
+        return {version: max(at.values()) - min(at.values()) for version, at in begun.items() if len(at) == REPLICAS}
+
+    def end(self) -> None:
+        """Removes the Pod."""
+        self.space.kubectl("delete", "pod", "observer", "--wait=false")
+
+
+def test_ten_rollouts_under_load_lose_no_request_and_replicas_change_over_together(server: Server) -> None:
+    first = 2
+    last = first + ROLLOUTS - 1
+    for version in range(first, last + 1):
+        affine_tflite(server.models, server.model, version, version, version)
+    observer = Observer(server)
+    took: list[float] = []
+    with _load(server) as load:
+        for version in range(first, last + 1):
+            applied = time.monotonic()
+            server.space.apply(server.version(version))
+            until(
+                f"version {version} answers everywhere",
+                lambda wanted=str(version): {answer.version for answer in load.answers[-20:]} == {wanted},
+                timeout=90,
+                every=0.05,
+            )
+            took.append(time.monotonic() - applied)
+            server.wait_for(version, "Serving")
+    until("the observer saw the last version", lambda: str(last) in observer.apart())
+    apart = observer.apart()
+    observer.end()
+    assert load.lost == []
+    assert load.wrong == []
+    assert load.steps_back() == []
+    assert len({answer.instance for answer in load.answers}) >= 2, "the Service led to one replica only"
+    together = {version: seconds for version, seconds in apart.items() if first <= int(version) <= last}
+    assert len(together) == ROLLOUTS
+    assert max(together.values()) < 1, together
+    assert set(server.restarts().values()) == {0}
+    measured(
+        "nothing-lost",
+        f"{ROLLOUTS} rollouts InPlace on a kind cluster, {REPLICAS} replicas, constant load through the Service",
+        f"0 of {len(load.answers)} requests lost, 0 answers from an older epoch; from kubectl apply until nothing but the "
+        f"new version answers: median {sorted(took)[len(took) // 2]:.1f} s",
+        "make e2e",
+    )
+    measured(
+        "rollback",
+        f"{ROLLOUTS} rollouts InPlace on a kind cluster, each of {REPLICAS} replicas asked by its address every 20 ms",
+        f"replicas differ for {max(together.values()):.2f} s at most",
+        "make e2e",
+    )
+
+
+# --- bad versions ----------------------------------------------------------------------------------------------
+
+
+def _good(server: Server, version: int) -> Path:
+    return affine_tflite(server.models, server.model, version, version, version)
+
+
+def half_copied(server: Server, version: int) -> tuple[str, Document]:
+    """The manifest isn't there yet."""
+    folder = _good(server, version)
+    digest = read_manifest(folder).digest
+    (folder / "manifest.json").unlink()
+    return digest, {}
+
+
+def truncated(server: Server, version: int) -> tuple[str, Document]:
+    """The last byte of a file is missing."""
+    folder = _good(server, version)
+    model = next(folder.glob("*.tflite"))
+    model.write_bytes(model.read_bytes()[:-1])
+    return read_manifest(folder).digest, {}
+
+
+def tampered(server: Server, version: int) -> tuple[str, Document]:
+    """One byte differs."""
+    folder = _good(server, version)
+    model = next(folder.glob("*.tflite"))
+    data = bytearray(model.read_bytes())
+    data[-1] ^= 1
+    model.write_bytes(bytes(data))
+    return read_manifest(folder).digest, {}
+
+
+def other_digest(server: Server, version: int) -> tuple[str, Document]:
+    """The files are fine, and not the declared ones."""
+    _good(server, version)
+    return "sha256:" + "0" * 64, {}
+
+
+def wont_load(server: Server, version: int) -> tuple[str, Document]:
+    """No model at all; the manifest lists it as it is."""
+    folder = _good(server, version)
+    next(folder.glob("*.tflite")).write_bytes(b"\x1c\0\0\0TFL3" + b"\xff" * 200)
+    signatures = {"serving_default": Signature(inputs={"x": COLUMN}, outputs={"y": COLUMN})}
+    return write_manifest(folder, server.model, version, signatures, format=ModelFormat.TFLITE).digest, {}
+
+
+def wrong_answers(server: Server, version: int) -> tuple[str, Document]:
+    """It agrees with itself, and not with its owner."""
+    samples = {"samples": [{"name": "one", "inputs": {"x": [1.0]}, "expect": {"values": [-1.0]}}]}
+    data = {"samples.json": json.dumps(samples)}
+    server.space.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "accept"}, "data": data})
+    return read_manifest(_good(server, version)).digest, {"verify": {"samples": {"configMap": "accept"}}}
+
+
+def changed_signature(server: Server, version: int) -> tuple[str, Document]:
+    """Its clients would have to read another output."""
+    folder = affine_tflite(server.models, server.model, version, version, version, signatures=False)
+    return read_manifest(folder).digest, {}
+
+
+BAD: list[tuple[Callable[[Server, int], tuple[str, Document]], str, str]] = [
+    (half_copied, "Stalled", "ManifestMissing"),
+    (truncated, "Stalled", "FileSizeMismatch"),
+    (tampered, "Stalled", "FileDigestMismatch"),
+    (other_digest, "Stalled", "DigestMismatch"),
+    (wont_load, "Quarantined", "LoadFailed"),
+    (wrong_answers, "Quarantined", "AcceptanceFailed"),
+    (changed_signature, "Quarantined", "SignatureChanged"),
+]
+
+
+def test_bad_versions_never_answer_and_condition_and_event_name_the_reason(server: Server) -> None:
+    good = max(int(each.name) for each in (server.models / server.model).iterdir())
+    serving = good if server.status(good).get("phase") == "Serving" else 1
+    version = 100
+    with _load(server, rate=20) as load:
+        for build, phase, reason in BAD:
+            version += 1
+            digest, rest = build(server, version)
+            server.space.apply(server.version(version, digest, **rest))
+            status = server.wait_for(version, phase)
+            reasons = {condition["reason"] for condition in status["conditions"]}
+            assert reason in reasons, f"{build.__name__}: {reasons}"
+            until(
+                f"an Event about {build.__name__} names {reason}",
+                lambda number=version, word=reason: _named(server, number, word),
+            )
+            server.space.kubectl("delete", "modelversion", f"digits-{version}", "--timeout=30s")
+    assert load.lost == []
+    assert {answer.version for answer in load.answers} == {str(serving)}
+    assert set(server.restarts().values()) == {0}
+    measured(
+        "bad-artifacts",
+        f"{len(BAD)} bad versions on a kind cluster, {REPLICAS} replicas, condition and Event name the reason",
+        f"0 of {len(load.answers)} answers from them, no request lost, no container restarted",
+        "make e2e",
+    )
+
+
+def _named(server: Server, version: int, reason: str) -> bool:
+    return any(reason in f"{event['reason']} {event['message']}" for event in server.events(version))
