@@ -147,8 +147,8 @@ def test_ten_rollouts_under_load_lose_no_request_and_replicas_change_over_togeth
     measured(
         "nothing-lost",
         f"{ROLLOUTS} rollouts InPlace on a kind cluster, {REPLICAS} replicas, constant load through the Service",
-        f"0 of {len(load.answers)} requests lost, 0 answers from an older epoch; from kubectl apply until nothing but the "
-        f"new version answers: median {sorted(took)[len(took) // 2]:.1f} s",
+        f"0 of {len(load.answers)} requests lost, 0 answers from an older epoch; from kubectl apply until only the new "
+        f"version answers: median {sorted(took)[len(took) // 2]:.1f} s",
         "make e2e",
     )
     measured(
