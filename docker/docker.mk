@@ -16,6 +16,10 @@ images:  ## build the images: server, litert and debug variants of it, operator 
 	@docker build $(IMAGE_OPTIONS) --file docker/server.Dockerfile --target debug --tag windlass-server:$(VERSION)-debug .
 	@docker build $(IMAGE_OPTIONS) --file docker/operator.Dockerfile --tag windlass-operator:$(VERSION) .
 
+# What TensorFlow's package asks for and serving and packing never import: libclang (64 MB) is for its builds, setuptools
+# for building extensions, grpcio for TensorFlow's remote debugger. The model suite passes in the image without them.
+LEFT_OUT := libclang setuptools grpcio
+
 .PHONY: image-locks
 image-locks: $(UV)
 	@$(call lock_image,server,app/pyproject.toml cli/pyproject.toml --extra tensorflow --extra litert --extra postgresql --extra convert)
@@ -24,5 +28,5 @@ image-locks: $(UV)
 
 # The packages of one image: the same versions and sums as in requirements.lock, and no other package.
 lock_image = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
-  $(foreach part,contract server operator cli testing,--no-emit-package windlass-$(part)) \
+  $(foreach package,$(LEFT_OUT) $(addprefix windlass-,contract server operator cli testing),--no-emit-package $(package)) \
   --constraint requirements.lock $(2) -o docker/requirements/$(1).lock

@@ -1,4 +1,4 @@
-"""Puts the lab's fixtures at the disposal of the end-to-end tests."""
+"""Puts the lab's fixtures at the disposal of the end-to-end tests, and the images that they are about."""
 
 import hashlib
 import sys
@@ -11,6 +11,9 @@ import pytest
 from windlass_testing.pages import ROOT
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "lab"))
+
+from image_kit import Images, build_images
+from windlass_lab.testing.docker import DockerEngine
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -32,3 +35,9 @@ def windlass_images(docker_engine: Any, load_image: Callable[[str], None]) -> st
         docker_engine.build(image, ROOT, f"--file={ROOT}/docker/{dockerfile}.Dockerfile", f"--target={target}")
         load_image(image)
     return tag
+
+
+@pytest.fixture(scope="session")
+def made_images(docker_engine: DockerEngine) -> Images:
+    """All images of this tree in the engine, as `make images` builds them; gives their names."""
+    return build_images(docker_engine)

@@ -28,13 +28,18 @@ _DROP_SYN = b"".join(
 
 def take_no_more(listener: socket.socket) -> None:
     """New connections find nobody from now on: their SYN is dropped, the kernel sends it again after a second, and then
-    the port is closed. Those that are through stay in the queue. Where the kernel has no such filter (it is Linux') the
-    queue goes on filling."""
-    if sys.platform != "linux":
-        return
-    code = ctypes.create_string_buffer(_DROP_SYN)
-    program = struct.pack("HP", len(_DROP_SYN) // 8, ctypes.addressof(code))
-    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+    the port is closed. Those that are through stay in the queue. Where the kernel has no such filter (it is Linux'), or
+    keeps it for administrators of the network, the queue takes one connection at a time instead of many."""
+    if sys.platform == "linux":
+        code = ctypes.create_string_buffer(_DROP_SYN)
+        program = struct.pack("HP", len(_DROP_SYN) // 8, ctypes.addressof(code))
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+        except PermissionError:
+            pass
+        else:
+            return
+    listener.listen(0)
 
 
 async def settle(listeners: Collection[socket.socket], unheard: Callable[[], int]) -> None:

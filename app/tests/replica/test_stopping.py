@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -44,6 +46,30 @@ def test_who_is_in_the_queue_stays_there_and_who_comes_later_finds_nobody() -> N
             late.settimeout(0.3)
             with pytest.raises(TimeoutError):
                 late.connect(address)
+
+
+_AS_NOBODY = """
+import os, socket
+from windlass_server.stopping import take_no_more
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setresgid(65532, 65532, 65532)
+    os.setresuid(65532, 65532, 65532)
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.socket() as early:
+        early.connect(listener.getsockname())
+        take_no_more(listener)
+        early.sendall(b"hello")
+        accepted, _ = listener.accept()
+        with accepted:
+            print(accepted.recv(5).decode())
+"""
+
+
+def test_an_ordinary_user_closes_a_port_too_and_keeps_who_is_in_the_queue() -> None:
+    """Some kernels keep socket filters for administrators of the network; containers have none."""
+    done = subprocess.run([sys.executable, "-c", _AS_NOBODY], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "hello\n"), done.stderr
 
 
 @pytest.fixture
