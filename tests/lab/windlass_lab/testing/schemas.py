@@ -13,7 +13,7 @@ Document = dict[str, Any]
 LOCATION = "{{.ResourceKind}}{{.KindSuffix}}.json"
 """kubeconform's template of a schema's file: `-schema-location <folder>/{{.ResourceKind}}{{.KindSuffix}}.json`."""
 
-EITHER = {"oneOf": [{"type": "string"}, {"type": "integer"}, {"type": "number"}]}
+EITHER = {"type": ["string", "number"]}
 LOOSE = ("IntOrString", "Quantity")
 """Types that are strings in the API's description, and are also written as numbers."""
 
@@ -29,7 +29,10 @@ def write_schemas(kubectl: Callable[..., str], folder: Path) -> int:
         for kind in definition.get("x-kubernetes-group-version-kind", []):
             needed = _reachable(name, definitions)
             schema = _strict(definition, kind) | {
-                "definitions": {other: _strict(definitions[other]) for other in sorted(needed - {name})}
+                "definitions": {
+                    other: EITHER if other.endswith(LOOSE) else _strict(definitions[other])
+                    for other in sorted(needed - {name})
+                }
             }
             (folder / file_name(kind["group"], kind["version"], kind["kind"])).write_text(json.dumps(schema))
             written += 1
@@ -60,7 +63,7 @@ def _strict(definition: Document, kind: Document | None = None) -> Document:
         return EITHER
     strict = dict(definition)
     if "properties" in strict:
-        strict["properties"] = {field: _field(schema) for field, schema in strict["properties"].items()}
+        strict["properties"] = {field: _strict(schema) for field, schema in strict["properties"].items()}
         if "x-kubernetes-preserve-unknown-fields" not in strict:
             strict.setdefault("additionalProperties", False)
     if kind is not None:
@@ -71,9 +74,3 @@ def _strict(definition: Document, kind: Document | None = None) -> Document:
             "kind": {"const": kind["kind"]},
         }
     return strict
-
-
-def _field(schema: Document) -> Document:
-    if schema.get("$ref", "").endswith(LOOSE):
-        return EITHER
-    return _strict(schema)
