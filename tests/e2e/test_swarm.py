@@ -1,0 +1,205 @@
+"""Swarm with three tasks: new versions, a crash, updates of the image, one that is never healthy, a database away."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+
+import pytest
+from deployments import SwarmDeployment
+from windlass_lab.fixtures import COLLECTORS
+from windlass_lab.testing.docker import DockerEngine, Swarm
+from windlass_lab.testing.waiting import until
+
+from windlass_testing.evidence import measured
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
+
+TASKS = 3
+UPDATED = """
+services:
+  server:
+    environment: {WINDLASS_LOG_LEVEL: debug}
+"""
+# Everything of it works but its health; found out in seconds instead of the five and a half minutes of a real one.
+NEVER_HEALTHY = """
+services:
+  server:
+    environment: {WINDLASS_LOG_LEVEL: warning}
+    healthcheck: {test: [CMD, "false"], interval: 1s, start_period: 2s, retries: 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def stack(
+    docker_engine: DockerEngine, _swarm: Swarm, windlass_images: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SwarmDeployment]:
+    """Three tasks that serve version 1."""
+    name = f"swarm-{secrets.token_hex(3)}"
+    stack = SwarmDeployment(docker_engine, name, tmp_path_factory.mktemp(name))
+    try:
+        stack.deploy()
+        stack.wait_until_healthy(TASKS)
+        stack.serve(1)
+        yield stack
+    finally:
+        stack.remove()
+
+
+@pytest.fixture(autouse=True)
+def kept(request: pytest.FixtureRequest, stack: SwarmDeployment) -> None:
+    """Logs are kept when a test fails."""
+    request.node.stash.setdefault(COLLECTORS, []).append(stack.evidence)
+
+
+def swaps(stack: SwarmDeployment, count: int) -> None:
+    """Rolls `count` new versions out under load, each packed only then, and measures."""
+    first = int(stack.answer()) + 1
+    versions = range(first, first + count)
+    before = set(stack.containers("server"))
+    with stack.load() as load, stack.observed() as observed:
+        for version in versions:
+            stack.serve(version)
+    differed = [observed.differed(version) for version in versions]
+    assert load.lost == []
+    assert load.wrong == []
+    assert load.steps_back() == []
+    assert {answer.version for answer in load.answers} >= {str(version) for version in versions}
+    assert set(stack.containers("server")) == before
+    assert all(len(observed.took_over(version)) == TASKS for version in versions)
+    assert max(differed) < 1.0, differed
+    command = "make e2e" if count < 50 else "make soak-lab"
+    measured(
+        "nothing-lost",
+        f"Swarm, {TASKS} tasks behind nginx: {count} swaps under constant load, each version new",
+        f"{len(load.lost)} of {len(load.answers)} requests lost, {len(load.steps_back())} steps back",
+        command,
+    )
+    measured(
+        "rollback",
+        f"Swarm, {TASKS} tasks, each asked by its address every 20 ms: how long they differed in {count} swaps",
+        f"at most {max(differed) * 1000:.0f} ms",
+        command,
+    )
+
+
+def test_ten_versions_that_werent_there_go_live_in_three_tasks_and_nothing_is_lost(stack: SwarmDeployment) -> None:
+    swaps(stack, 10)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_fifty_versions_that_werent_there_go_live_in_three_tasks_and_nothing_is_lost(stack: SwarmDeployment) -> None:
+    swaps(stack, 50)
+
+
+def test_a_task_killed_in_mid_rollout_is_replaced_by_one_that_takes_the_committed_version_from_its_subscription(
+    stack: SwarmDeployment,
+) -> None:
+    committed = int(stack.answer())
+    before = set(stack.containers("server"))
+    victim = min(before)
+    with stack.load() as load, stack.observed() as observed:
+        name = stack.roll(committed + 1, rollout={"steps": [{"pause": {}}]})
+        stack.wait_for_phase(name, "Paused")
+        killed = stack.kill(victim)
+        until("another task is healthy", lambda: stack.health("server") == ["healthy"] * TASKS, 180)
+        (newcomer,) = set(stack.containers("server")) - before
+        address = stack.engine.inspect(newcomer)["NetworkSettings"]["Networks"][f"{stack.name}_control"]["IPAddress"]
+        observed.wait_for(
+            "it answers", lambda seen: any(each.address == address and each.status == 200 for each in seen)
+        )
+        approve(stack, name)
+        stack.wait_for_phase(name, "Serving")
+    first = next(each for each in observed.answers if each.address == address and each.sent > killed and each.version)
+    assert first.version == str(committed)
+    in_flight = [answer for answer in load.lost if answer.sent <= killed]
+    assert load.lost == in_flight, "only what was in flight there may fail"
+    assert address in observed.took_over(committed + 1)
+    measured(
+        "sigkill",
+        f"Swarm, {TASKS} tasks behind nginx: one killed while a rollout waits; its successor begins with nothing",
+        f"{len(in_flight)} of {len(load.answers)} requests failed, those in flight there; the rollout ended",
+        "make e2e",
+    )
+
+
+def approve(stack: SwarmDeployment, name: str) -> None:
+    """As docs/swarm.md has it: the command line in a container, on the operator's volume."""
+    folder = stack.folder / "model-versions"
+    image = stack.engine.inspect(stack.containers("server")[0])["Image"]
+    stack.run(
+        f'docker run --rm --user "$(id -u)" --network none --volume {folder}:/model-versions'
+        f" --volume {stack.name}_operator-state:/state:ro --env WINDLASS_DIRECTORY=/model-versions"
+        f" --env WINDLASS_STATE=/state --entrypoint windlass {image} approve {name}"
+    )
+
+
+def test_a_start_first_update_loses_nothing(stack: SwarmDeployment) -> None:
+    version, before = stack.answer(), set(stack.containers("server"))
+    (stack.folder / "updated.yaml").write_text(UPDATED)
+    fewest = [TASKS]
+
+    def updated() -> bool:
+        fewest.append(len([each for each in stack.health("server") if each == "healthy"]))
+        return stack.update_state("server") == "completed"
+
+    with stack.load() as load:
+        stack.deploy("updated.yaml")
+        until("the update is through", updated, 400)
+        until("the old tasks are gone", lambda: not before & set(stack.containers("server")), 120)
+    assert load.lost == []
+    assert load.wrong == []
+    assert {answer.version for answer in load.answers} == {version}
+    assert len({answer.instance for answer in load.answers}) == 2 * TASKS, "three before and three after"
+    measured(
+        "nothing-lost",
+        f"Swarm: start-first update of {TASKS} tasks under constant load",
+        f"{len(load.lost)} of {len(load.answers)} requests lost",
+        "make e2e",
+    )
+
+
+def test_an_update_that_is_never_healthy_is_taken_back_and_nothing_is_lost(stack: SwarmDeployment) -> None:
+    before = set(stack.containers("server"))
+    (stack.folder / "never-healthy.yaml").write_text(NEVER_HEALTHY)
+    with stack.load() as load:
+        stack.deploy("never-healthy.yaml")
+        until("it is taken back", lambda: stack.update_state("server") == "rollback_completed", 400)
+        until("three are healthy", lambda: stack.health("server") == ["healthy"] * TASKS, 120)
+    assert load.lost == []
+    assert len(before & set(stack.containers("server"))) >= TASKS - 1, "at most one was touched"
+    measured(
+        "nothing-lost",
+        f"Swarm: an update of {TASKS} tasks that is never healthy is taken back, under constant load",
+        f"{len(load.lost)} of {len(load.answers)} requests lost",
+        "make e2e",
+    )
+
+
+def test_a_database_that_is_away_for_a_minute_costs_nothing_on_a_swarm(stack: SwarmDeployment) -> None:
+    service = f"{stack.name}_postgres"
+    with stack.load(20) as load:
+        stack.engine("service", "scale", "--detach", f"{service}=0")
+        until("it is gone", lambda: not stack.containers("postgres"))
+        gone = time.monotonic()
+        until("a minute is over", lambda: time.monotonic() - gone > 60, 120)
+        assert stack.health("server") == ["healthy"] * TASKS
+        stack.engine("service", "scale", "--detach", f"{service}=1")
+        until("it is back", lambda: stack.health("postgres") == ["healthy"])
+    assert load.lost == []
+    answered = {answer.request_id for answer in load.answers}
+    query = "SELECT request_id FROM predictions"
+    asked = ("psql", "--username=windlass", "--no-psqlrc", "--tuples-only", "--no-align", "--command", query)
+    until(
+        "every prediction is in the database",
+        lambda: answered <= set(stack.execute("postgres", *asked).split("\n")),
+        120,
+    )
+    measured(
+        "nothing-lost",
+        "Swarm: PostgreSQL away for a minute under constant load",
+        f"{len(load.lost)} of {len(load.answers)} requests and 0 of {len(answered)} rows lost",
+        "make e2e",
+    )
