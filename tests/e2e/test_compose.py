@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from deployments import ComposeDeployment
+from image_kit import Images
 from windlass_lab.fixtures import COLLECTORS
 from windlass_lab.testing.docker import DockerEngine
 from windlass_lab.testing.waiting import until
@@ -19,14 +20,14 @@ from windlass_contract.health import HEALTH
 from windlass_testing.evidence import measured
 from windlass_testing.one_machine import BIN
 
-pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("windlass_images")]
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("made_images")]
 
 REPLICAS = 3
 
 
 @pytest.fixture(scope="module")
 def project(
-    docker_engine: DockerEngine, windlass_images: None, tmp_path_factory: pytest.TempPathFactory
+    docker_engine: DockerEngine, made_images: Images, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ComposeDeployment]:
     """Three replicas with nothing to serve at first; version 1 was rolled out to them."""
     name = f"compose-{secrets.token_hex(3)}"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from deployments import SwarmDeployment
+from image_kit import Images
 from windlass_lab.fixtures import COLLECTORS
 from windlass_lab.testing.docker import DockerEngine, Swarm
 from windlass_lab.testing.waiting import until
@@ -33,7 +34,7 @@ services:
 
 @pytest.fixture(scope="module")
 def stack(
-    docker_engine: DockerEngine, _swarm: Swarm, windlass_images: None, tmp_path_factory: pytest.TempPathFactory
+    docker_engine: DockerEngine, _swarm: Swarm, made_images: Images, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SwarmDeployment]:
     """Three tasks that serve version 1."""
     name = f"swarm-{secrets.token_hex(3)}"
