@@ -116,6 +116,7 @@ def test_what_the_operator_may_is_what_its_role_says(server: Server, helm: Helm)
 
     assert may("list", "pods")
     assert may("patch", "modelversions.windlass.dev", "--subresource=status")
+    assert not may("patch", "modelversions.windlass.dev")
     assert may("create", "tokenreviews.authentication.k8s.io")
     assert may("get", "secret/windlass-operator-tls")
     for verb, what in (("patch", "pods"), ("delete", "pods"), ("get", "secrets"), ("list", "secrets")):

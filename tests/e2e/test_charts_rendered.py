@@ -170,6 +170,13 @@ def test_replicas_follow_the_operator_with_the_projected_token_alone(server: Ren
     assert server.one("Deployment")["spec"]["template"]["metadata"]["labels"]["windlass.dev/server"] == "digits"
 
 
+def test_every_variable_is_a_setting_of_the_operator(render: ChartRenderer) -> None:
+    from windlass_operator.settings import ENV_PREFIX, KubernetesSettings
+
+    variables = render(OPERATOR, "namespaces={vision}", "log.level=debug").variables()
+    assert variables.keys() <= {f"{ENV_PREFIX}{name.upper()}" for name in KubernetesSettings.model_fields}
+
+
 def test_every_variable_is_a_setting_of_the_server(render: ChartRenderer) -> None:
     from windlass_server.settings import ENV_PREFIX, Settings
 
@@ -299,7 +306,7 @@ def test_the_operator_has_the_least_rights(render: ChartRenderer) -> None:
         for verb in ("patch", "update", "create", "delete"):
             assert not _may(rules, verb, "pods")
     assert not [rule for rule in everywhere if "secrets" in rule["resources"]]
-    for verb in ("get", "update", "patch"):
+    for verb in ("get", "update"):
         (rule,) = _may(at_home, verb, "secrets")
         assert rule["resourceNames"] == ["windlass-operator-tls"]
     assert not _may(at_home, "list", "secrets")

@@ -1,12 +1,12 @@
-{{/* What it may do in each namespace that it serves. No `patch pods`, no Secrets. */}}
+{{/* What it may do in each namespace that it serves. It changes no Pod and reads no Secret. */}}
 {{- define "windlass-operator.watchedRules" -}}
-# ModelVersions: read; never their spec. `patch` is for the annotations that remember a handler's progress.
+# ModelVersions: read. Nothing of them is written but their status.
 - apiGroups: [windlass.dev]
   resources: [modelversions]
-  verbs: [get, list, watch, patch]
+  verbs: [get, list, watch]
 - apiGroups: [windlass.dev]
   resources: [modelversions/status]
-  verbs: [get, patch, update]
+  verbs: [patch]
 # Servers: their Pods and Deployments, by label.
 - apiGroups: [""]
   resources: [pods]
@@ -17,10 +17,10 @@
 # Plan and record of each server, the CA for its replicas; acceptance samples are read. Their names aren't known here.
 - apiGroups: [""]
   resources: [configmaps]
-  verbs: [get, list, watch, create, update, patch]
-- apiGroups: ["", events.k8s.io]
+  verbs: [get, list, create, update]
+- apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 {{- end }}
 
 {{/* Asking who a control token belongs to. It can't be narrowed to a namespace. */}}
@@ -38,12 +38,12 @@
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   resourceNames: [windlass-operator]
-  verbs: [get, update, patch]
+  verbs: [get, update]
 - apiGroups: [""]
   resources: [secrets]
   verbs: [create]
 - apiGroups: [""]
   resources: [secrets]
   resourceNames: [windlass-operator-tls]
-  verbs: [get, update, patch]
+  verbs: [get, update]
 {{- end }}
