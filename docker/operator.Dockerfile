@@ -39,7 +39,7 @@ RUN --mount=type=cache,id=windlass-uv,target=/uv-cache \
     --mount=type=bind,source=docker,target=/docker \
     uv build --quiet --wheel --out-dir=/wheels /source/contract \
  && uv build --quiet --wheel --out-dir=/wheels /source/operator \
- && uv pip install --quiet --no-deps --no-index --find-links=/wheels windlass-contract windlass-operator \
+ && uv pip install --quiet --no-cache --no-deps --no-index --find-links=/wheels windlass-contract windlass-operator \
  && python3 /docker/build/finish.py /opt/windlass --remove /docker/build/removed.txt
 
 FROM ${BASE} AS operator

@@ -56,7 +56,7 @@ RUN --mount=type=cache,id=windlass-uv,target=/uv-cache \
     uv build --quiet --wheel --out-dir=/wheels /source/contract \
  && uv build --quiet --wheel --out-dir=/wheels /source/app \
  && uv build --quiet --wheel --out-dir=/wheels /source/cli \
- && uv pip install --quiet --no-deps --no-index --find-links=/wheels windlass-contract windlass-server windlass-cli \
+ && uv pip install --quiet --no-cache --no-deps --no-index --find-links=/wheels windlass-contract windlass-server windlass-cli \
  && python3 /docker/build/finish.py /opt/windlass --remove /docker/build/removed.txt
 
 # --- what both images have in common -------------------------------------------------------------------------------
