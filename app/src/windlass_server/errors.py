@@ -36,12 +36,14 @@ HTTP_STATUS = {
 class ServingError(Exception):
     """A request that can't be answered: why, for the client."""
 
-    def __init__(self, code: Code, message: str, *, retry_after: int | None = None) -> None:
+    def __init__(self, code: Code, message: str, *, retry_after: int | None = None, unread: bool = False) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.retry_after = retry_after
         """Seconds, for `Retry-After`."""
+        self.unread = unread
+        """The request's body was not read to its end: the connection is of no use any more."""
 
     @property
     def http_status(self) -> int:

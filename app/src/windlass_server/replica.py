@@ -16,6 +16,7 @@ from windlass_contract.report import VersionState
 from windlass_contract.samples import AcceptanceSamples
 from windlass_server.api.access import ApiKeys
 from windlass_server.api.app import create_app
+from windlass_server.api.bodies import Bodies
 from windlass_server.api.images import ImageDecoding
 from windlass_server.api.limits import Limits
 from windlass_server.connections import Connections
@@ -89,6 +90,7 @@ class Replica:
         )
         self.health = ReplicaHealth(self._facts, lambda: datetime.now(UTC))
         self.following: Following = self._follower(settings) if settings.managed else self._unmanaged(settings)
+        bodies = Bodies(settings.max_received_bytes)
         application = create_app(
             self.host,
             instance=self.instance,
@@ -104,8 +106,9 @@ class Replica:
             keys=keys,
             images=images,
             cors_origins=settings.cors_origin,
+            bodies=bodies,
         )
-        traffic = Traffic(application, lambda: self._draining)
+        traffic = Traffic(application, lambda: self._draining, bodies)
         self.app: ASGIApp = traffic
         loop = asyncio.get_running_loop()
         self.metrics: ASGIApp = metrics_app(

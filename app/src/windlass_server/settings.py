@@ -106,6 +106,11 @@ class Settings(BaseSettings):
         60.0, description="seconds in which a client takes nothing of its answer; then it is cut off"
     )
     max_body_bytes: Bytes = Field(64 * 1024 * 1024, description="bytes of a request's body, decompressed; else 413")
+    max_received_bytes: Bytes = Field(
+        256 * 1024 * 1024,
+        description="bytes of all larger bodies that are received or worked on at once, and of what becomes of JSON; "
+        "beyond that the slowest sender is answered 429",
+    )
     max_tensor_elements: Bytes = Field(64 * 1024 * 1024, description="elements of an input tensor; else 413")
     max_image_pixels: Bytes = Field(50_000_000, description="pixels of an image for POST /predict; else 413")
     image_deadline: Seconds = Field(10.0, description="seconds in which an image has to be decoded, else 400")
@@ -193,6 +198,8 @@ class Settings(BaseSettings):
             raise ValueError("--tls-certificate-file and --tls-key-file are given together, or neither")
         if self.predictions is not None and self.predictions_file is not None:
             raise ValueError("--predictions or --predictions-file, not both")
+        if self.max_received_bytes < self.max_body_bytes:
+            raise ValueError("--max-received-bytes has to be at least --max-body-bytes")
         if self.drain_delay >= self.stop_grace_period:
             raise ValueError("--drain-delay has to be shorter than --stop-grace-period")
         return self

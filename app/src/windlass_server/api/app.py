@@ -15,6 +15,7 @@ from windlass_server.hosting.hosting import Hosting
 from windlass_server.predictions.prediction import PredictionSink
 
 from .access import ApiKeys, KeyGuard
+from .bodies import Bodies
 from .cors import Cors
 from .docs import DOCS_PATTERN, Docs
 from .exchange import Answer, Handler, ProtocolRoute, Request, json_answer, method_not_allowed
@@ -47,16 +48,18 @@ def create_app(
     keys: ApiKeys | None = None,
     cors_origins: Sequence[str] = (),
     images: ImageDecoding | None = None,
+    bodies: Bodies | None = None,
 ) -> FastAPI:
     """The application over what is hosted.
 
     `instance` goes into `X-Instance`. `metrics` are answered on `/metrics` and TensorFlow Serving's
     `/monitoring/prometheus/metrics` where they have no port of their own. `strict_tfs`: `/v1/` bodies without KServe's
     fields. `keys`: those that may ask (None: everyone). `cors_origins`: whose web pages may.
-    `images`: who decodes images (None: threads of this process).
+    `images`: who decodes images (None: threads of this process). `bodies`: counts what is received (None: its own).
     Errors are `{"error": "…"}`; each answer has an `X-Request-Id`, the client's or a new one.
     """
     bounds = limits or Limits()
+    bodies = bodies or Bodies()
     service = Service(hosting, instance, bounds, predictions, strict_tfs)
     app = FastAPI(title="Windlass", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     handlers: dict[str, Handler] = {
@@ -70,7 +73,7 @@ def create_app(
     if metrics is not None:
         handlers[r"/metrics|/monitoring/prometheus/metrics"] = _metrics_handler(metrics)
     handlers[".*"] = _not_found
-    app.router.routes[:] = [ProtocolRoute(pattern, handler, bounds) for pattern, handler in handlers.items()]
+    app.router.routes[:] = [ProtocolRoute(pattern, handler, bounds, bodies) for pattern, handler in handlers.items()]
     app.openapi = lambda: describe(service)  # type: ignore[method-assign]
     if keys is not None:
         app.add_middleware(KeyGuard, keys=keys)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from starlette.requests import ClientDisconnect
@@ -34,32 +34,36 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
 
 
-async def read_body(receive: Receive, headers: Mapping[bytes, bytes], max_bytes: int) -> bytes:
+async def read_body(
+    receive: Receive, headers: Mapping[bytes, bytes], max_bytes: int, grew: Callable[[int], None]
+) -> bytes:
     """The whole body, decompressed as `Content-Encoding` says (gzip, deflate in the zlib format, or none).
 
-    Nothing beyond `max_bytes` is kept, compressed or not. Raises `ServingError` PAYLOAD_TOO_LARGE, or
-    INVALID_ARGUMENT for an unknown encoding and broken data; `ClientDisconnect` when the client went away.
+    Nothing beyond `max_bytes` is kept, compressed or not. `grew` is told of each piece that is, before it is added.
+    Raises `ServingError` PAYLOAD_TOO_LARGE, or INVALID_ARGUMENT for an unknown encoding and broken data, and what
+    `grew` raises; `ClientDisconnect` when the client went away.
     """
     length = headers.get(b"content-length")
     if length is not None and length.isdigit() and int(length) > max_bytes:
         raise _too_large(max_bytes)
     encoding = headers.get(b"content-encoding", b"").strip().lower()
     if encoding in {b"", b"identity"}:
-        return await _read_plain(receive, max_bytes)
+        return await _read_plain(receive, max_bytes, grew)
     if encoding in {b"gzip", b"x-gzip"}:
-        return await _Inflation(_GZIP, "gzip", max_bytes).read(receive)
+        return await _Inflation(_GZIP, "gzip", max_bytes, grew).read(receive)
     if encoding == b"deflate":
-        return await _Inflation(_ZLIB, "deflate", max_bytes).read(receive)
+        return await _Inflation(_ZLIB, "deflate", max_bytes, grew).read(receive)
     shown = encoding.decode("latin-1")[:40]
     raise ServingError(
         Code.INVALID_ARGUMENT, f"Content-Encoding '{shown}' is not supported: send gzip, deflate (zlib) or none"
     )
 
 
-async def _read_plain(receive: Receive, max_bytes: int) -> bytes:
+async def _read_plain(receive: Receive, max_bytes: int, grew: Callable[[int], None]) -> bytes:
     first, more = await _next_chunk(receive)
     if len(first) > max_bytes:
         raise _too_large(max_bytes)
+    grew(len(first))
     if not more:
         return first
     body = bytearray(first)
@@ -67,6 +71,7 @@ async def _read_plain(receive: Receive, max_bytes: int) -> bytes:
         chunk, more = await _next_chunk(receive)
         if len(body) + len(chunk) > max_bytes:
             raise _too_large(max_bytes)
+        grew(len(chunk))
         body += chunk
     return bytes(body)
 
@@ -81,8 +86,9 @@ async def _next_chunk(receive: Receive) -> tuple[bytes, bool]:
 class _Inflation:
     """Decompresses piece by piece and never asks for more than what is left of the bound."""
 
-    def __init__(self, window: int, name: str, max_bytes: int) -> None:
+    def __init__(self, window: int, name: str, max_bytes: int, grew: Callable[[int], None]) -> None:
         self._window = window
+        self._grew = grew
         self._name = name
         self._max_bytes = max_bytes
         self._received = 0
@@ -113,9 +119,10 @@ class _Inflation:
                 piece = self._stream.decompress(data, min(PIECE, room))
             except zlib.error as error:
                 raise self._broken(str(error)) from error
-            self._body += piece
-            if len(self._body) > self._max_bytes:
+            if len(self._body) + len(piece) > self._max_bytes:
                 raise _too_large(self._max_bytes)
+            self._grew(len(piece))
+            self._body += piece
             data = self._stream.unused_data if self._stream.eof else self._stream.unconsumed_tail
             if len(piece) == PIECE:
                 await asyncio.sleep(0)

@@ -6,6 +6,7 @@ routes of this kind. Whatever goes wrong leaves as `{"error": "…"}` of type `a
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from windlass_server.errors import Code, ServingError
 
+from .bodies import Bodies, Body, no_room
 from .compression import compress_answer, read_body
 from .limits import Limits
 
@@ -36,6 +38,8 @@ class Request:
     limits: Limits
     headers: Mapping[bytes, bytes]
     """By lower-case name; of a repeated one, the last."""
+    arriving: Body
+    """Counts what is received."""
 
     @property
     def method(self) -> str:
@@ -59,8 +63,15 @@ class Request:
         return str(self.scope["state"]["request_id"])
 
     async def body(self) -> bytes:
-        """The decompressed body. Raises `ServingError` PAYLOAD_TOO_LARGE or INVALID_ARGUMENT."""
-        return await read_body(self.receive, self.headers, self.limits.max_body_bytes)
+        """The decompressed body. Raises `ServingError` PAYLOAD_TOO_LARGE, INVALID_ARGUMENT or RESOURCE_EXHAUSTED."""
+        try:
+            content = await read_body(self.receive, self.headers, self.limits.max_body_bytes, self.arriving.grew)
+        except asyncio.CancelledError:
+            if self.arriving.interrupted():
+                raise no_room() from None
+            raise
+        self.arriving.complete(content)
+        return content
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,7 @@ def error_answer(error: ServingError, headers: Mapping[str, str] | None = None) 
         retry_after = 1
     if retry_after is not None:
         extra["retry-after"] = str(retry_after)
-    if error.code is Code.PAYLOAD_TOO_LARGE:
+    if error.code is Code.PAYLOAD_TOO_LARGE or error.unread:
         extra["connection"] = "close"  # the rest of the body was not read
     return Answer(error.http_status, orjson.dumps({"error": error.message}), headers=extra)
 
@@ -111,10 +122,11 @@ def method_not_allowed(*allowed: str) -> Answer:
 class ProtocolRoute(BaseRoute):
     """All paths that match a pattern, whatever the method: the protocol itself says what is wrong with a request."""
 
-    def __init__(self, pattern: str, handler: Handler, limits: Limits) -> None:
+    def __init__(self, pattern: str, handler: Handler, limits: Limits, bodies: Bodies) -> None:
         self._pattern = re.compile(pattern, re.IGNORECASE | re.ASCII | re.DOTALL)
         self._handler = handler
         self._limits = limits
+        self._bodies = bodies
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """By path alone."""
@@ -128,21 +140,27 @@ class ProtocolRoute(BaseRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request; never raises but for cancellation."""
-        request = Request(scope, receive, self._limits, dict(scope["headers"]))
+        with self._bodies.body() as arriving:
+            request = Request(scope, receive, self._limits, dict(scope["headers"]), arriving)
+            answer = await self._answer(request)
+            if answer is not None:
+                await send_answer(request, answer, send)
+
+    async def _answer(self, request: Request) -> Answer | None:
+        """None: nobody listens any more."""
         try:
-            answer = await self._handler(request)
+            return await self._handler(request)
         except ServingError as error:
-            answer = error_answer(error)
+            return error_answer(error)
         except ModelError as wrapped:
-            answer = error_answer(wrapped.error, wrapped.headers)
+            return error_answer(wrapped.error, wrapped.headers)
         except ClientDisconnect:
-            return  # nobody listens
+            return None
         except Exception:  # noqa: BLE001 - the edge: it is logged whole, and the client gets an answer
             _log.exception("request failed", path=request.path, request_id=request.request_id)
-            answer = error_answer(
+            return error_answer(
                 ServingError(Code.INTERNAL, f"internal error; the log has it under request id {request.request_id}")
             )
-        await send_answer(request, answer, send)
 
 
 async def send_answer(request: Request, answer: Answer, send: Send) -> None:

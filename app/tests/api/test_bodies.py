@@ -1,0 +1,164 @@
+"""The bodies of all requests together: who gets room, who gives it up, and that all of it is given back."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from windlass_server.api import bodies as bodies_module
+from windlass_server.api.bodies import SMALL_BYTES, VALUE_BYTES, Bodies
+from windlass_server.api.exchange import Request
+from windlass_server.api.limits import Limits
+from windlass_server.errors import ServingError
+
+MIB = 2**20
+
+
+class Sender:
+    """A request whose client the test is."""
+
+    def __init__(self, bodies):
+        self._bodies = bodies
+        self._pieces = asyncio.Queue()
+        self._answer = asyncio.Event()
+        self.read = asyncio.Event()
+        """Its body is there."""
+        self.task = asyncio.create_task(self._serve())
+
+    async def _serve(self):
+        with self._bodies.body() as arriving:
+            request = Request({"type": "http"}, self._pieces.get, Limits(), {}, arriving)
+            try:
+                body = await request.body()
+            except ServingError as error:
+                return error.http_status, error.retry_after
+            self.read.set()
+            await self._answer.wait()
+            return 200, len(body)
+
+    async def send(self, data, more=True):
+        self._pieces.put_nowait({"type": "http.request", "body": data, "more_body": more})
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async def answered(self):
+        self._answer.set()
+        async with asyncio.timeout(20):
+            return await self.task
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time goes on when the test says so."""
+    now = [1000.0]
+    monkeypatch.setattr(bodies_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def play(scenario):
+    asyncio.run(scenario())
+
+
+def test_small_bodies_need_no_room(clock):
+    async def scenario():
+        bodies = Bodies(MIB)
+        senders = [Sender(bodies) for _ in range(100)]
+        for each in senders:
+            await each.send(bytes(SMALL_BYTES), more=False)
+        assert bodies.held == 0
+        assert {await each.answered() for each in senders} == {(200, SMALL_BYTES)}
+
+    play(scenario)
+
+
+def test_who_holds_room_and_hardly_sends_gives_it_up_to_who_does(clock):
+    async def scenario():
+        bodies = Bodies(10 * MIB)
+        idle, trickling, steady = Sender(bodies), Sender(bodies), Sender(bodies)
+        await idle.send(bytes(4 * MIB))
+        await trickling.send(bytes(3 * MIB))
+        for _ in range(20):
+            clock[0] += 1
+            await trickling.send(bytes(100))
+        await steady.send(bytes(2 * MIB))
+        assert bodies.held == pytest.approx(9 * MIB, abs=MIB / 100)
+        await steady.send(bytes(2 * MIB))
+        assert await idle.answered() == (429, 1)
+        assert not trickling.task.done()
+        await steady.send(bytes(5 * MIB), more=False)
+        assert await trickling.answered() == (429, 1)
+        assert await steady.answered() == (200, 9 * MIB)
+        assert (bodies.held, bodies.given_up) == (0, 2)
+
+    play(scenario)
+
+
+def test_among_those_who_send_the_newcomer_is_told_to_come_back(clock):
+    async def scenario():
+        bodies = Bodies(9 * MIB)
+        senders = [Sender(bodies) for _ in range(3)]
+        for each in senders:
+            for _ in range(2):
+                await each.send(bytes(MIB))
+        late = Sender(bodies)
+        await late.send(bytes(MIB))
+        for each in senders:
+            await each.send(bytes(MIB))
+        assert await late.answered() == (429, 1)
+        assert bodies.held == 9 * MIB
+        for each in senders:
+            await each.send(b"", more=False)
+            assert await each.answered() == (200, 3 * MIB)
+        assert bodies.held == 0
+
+    play(scenario)
+
+
+def test_a_body_that_is_complete_keeps_its_room_until_it_is_answered(clock):
+    async def scenario():
+        bodies = Bodies(4 * MIB)
+        first, second, third = (Sender(bodies) for _ in range(3))
+        await first.send(bytes(3 * MIB), more=False)
+        await first.read.wait()
+        clock[0] += 1000
+        await second.send(bytes(2 * MIB))
+        assert await second.answered() == (429, 1)
+        assert await first.answered() == (200, 3 * MIB)
+        await third.send(bytes(2 * MIB), more=False)
+        assert await third.answered() == (200, 2 * MIB)
+
+    play(scenario)
+
+
+def test_json_takes_room_for_its_values_and_one_that_takes_all_is_worked_on_alone(clock):
+    async def scenario():
+        bodies = Bodies(4 * MIB)
+        text = b"1," * (SMALL_BYTES // 2) + b"1"
+        small, large = Sender(bodies), Sender(bodies)
+        await small.send(text, more=False)
+        await small.read.wait()
+        assert bodies.held == len(text) + VALUE_BYTES * text.count(b",")
+        await large.send(text, more=False)
+        assert await large.answered() == (429, 1)
+        assert await small.answered() == (200, len(text))
+        alone = Sender(bodies)
+        await alone.send(b"1," * MIB, more=False)
+        await alone.read.wait()
+        assert bodies.held == bodies.most
+        assert await alone.answered() == (200, 2 * MIB)
+        assert bodies.held == 0
+
+    play(scenario)
+
+
+def test_a_request_that_is_cancelled_for_another_reason_stays_cancelled(clock):
+    async def scenario():
+        bodies = Bodies(4 * MIB)
+        sender = Sender(bodies)
+        await sender.send(bytes(MIB))
+        sender.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sender.task
+        assert bodies.held == 0
+
+    play(scenario)
