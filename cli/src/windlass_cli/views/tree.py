@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -19,6 +19,8 @@ from windlass_contract.record import Phase, ServerState
 from . import words
 
 EVENTS_SHOWN = 6
+_SAME = 40
+"""Characters; what has more of them in common says the same."""
 _SETTLED = {"Superseded", "Retired", "Previous"}
 _FIGURES = {"Acceptance", "ErrorRate", "Latency", "Agreement"}
 """Gates whose figure matters even when they pass."""
@@ -44,7 +46,8 @@ def live_view(snapshot: Snapshot, now: datetime, only: str | None = None, height
         parts.append(Text("no ModelVersion here; `windlass pack` makes one", "dim"))
     names = {each.name for each in shown}
     events = [each for each in snapshot.events if only is None or each.model_version in names]
-    return _Fitted(Group(*parts), [_event(each, now) for each in reversed(events[-EVENTS_SHOWN:])], height)
+    told = [each.status.message for each in shown if each.status is not None]
+    return _Fitted(Group(*parts), [_event(each, now, told) for each in reversed(events[-EVENTS_SHOWN:])], height)
 
 
 class _Fitted:
@@ -156,7 +159,7 @@ def _add_version(branch: Tree, seen: SeenVersion, snapshot: Snapshot, now: datet
         node.add(Text.assemble(("way back: ", "dim"), status.way_back))
     for each in status.conditions:
         stalled = each.type is ConditionType.STALLED and each.status is ConditionStatus.TRUE
-        if stalled and each.message and each.message != status.message:
+        if stalled and not _is_told(each.message, [status.message]):
             since = words.age(each.last_transition_time or "", now)
             node.add(Text(f"{each.type.value} for {since} ({each.reason}): {each.message}", "yellow"))
 
@@ -214,15 +217,24 @@ def _add_evidence(node: Tree, status: ModelVersionStatus) -> None:
         if each.result != "Passed":
             sign, style = _RESULTS[each.result]
             where = f" on {each.replica}" if each.replica else ""
-            said = f": {each.statistic}" if each.statistic else ""
+            said = "" if _is_told(each.statistic, [status.message]) else f": {each.statistic}"
             node.add(Text.assemble((f"{sign} {each.gate}", style), said, where))
 
 
-def _event(event: SeenEvent, now: datetime) -> Text:
+def _is_told(message: str, others: Sequence[str]) -> bool:
+    """Whether one of them begins or goes on as it does, so that it would only repeat it."""
+    return not message or any(message[:_SAME] in each for each in others)
+
+
+def _event(event: SeenEvent, now: datetime, told: Sequence[str]) -> Text:
+    """Shortened where the tree says the same in full."""
     style = "yellow" if event.type == "Warning" else ""
+    message = event.message
+    if len(message) > _SAME and _is_told(message, told):
+        message = f"{message[:_SAME].rsplit(' ', 1)[0]} …"
     return Text.assemble(
         (f"{words.clock(event.at)} {words.age(event.at, now):>4} ", "dim"),
         (event.reason, f"bold {style}".strip()),
-        f" {event.model_version or event.server}: {event.message}",
+        f" {event.model_version or event.server}: {message}",
         overflow="fold",
     )
