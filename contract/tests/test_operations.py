@@ -80,13 +80,23 @@ def test_what_computes_is_allowed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "op", ["ReadFile", "WriteFile", "EagerPyFunc", "Abort", "DataServiceDatasetV4", "_Send", "MyOp"]
+    "op", ["ReadFile", "WriteFile", "MlirPassthroughOp", "Abort", "DataServiceDatasetV4", "_Send", "MyOp"]
 )
 def test_what_is_refused_or_unknown_is_found_and_allowed_by_name_alone(tmp_path: Path, op: str) -> None:
     content = graph([node("a", op)], [])
     assert operations(tmp_path, content) == {op}
     assert operations(tmp_path, content, "Other") == {op}
     assert operations(tmp_path, content, op) == set()
+
+
+@pytest.mark.parametrize("op", ["EagerPyFunc", "PyFunc", "PyFuncStateless"])
+def test_a_call_of_python_is_refused_whoever_allows_it_since_the_function_is_not_in_the_files(
+    tmp_path: Path, op: str
+) -> None:
+    (tmp_path / "saved_model.pb").write_bytes(graph([node("a", op)], []))
+    found = forbidden_operations(tmp_path, ModelFormat.SAVED_MODEL, [op])
+    assert [use.operation for use in found] == [op]
+    assert "--allow-operation" not in describe(found)
 
 
 def test_a_forbidden_operation_is_found_in_a_function_that_nobody_seems_to_call(tmp_path: Path) -> None:

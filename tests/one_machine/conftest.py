@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import pytest
 import yaml
 
 from windlass_contract.artifact import read_manifest
-from windlass_testing.load import Request
+from windlass_testing.evidence import measured
+from windlass_testing.load import Load, Request
 from windlass_testing.models import affine
-from windlass_testing.one_machine import OneMachine, Replica, one_machine
+from windlass_testing.one_machine import OneMachine, Replica, one_machine, wait_until
+from windlass_testing.oom import oom_kills
 
 _numbers = itertools.count(1)
 
@@ -58,6 +61,32 @@ class Rig:
         response = self.replica.predict(self.model, [[1.0]], suffix)
         body = response.json()
         return body["predictions"][0][0] if response.status_code == 200 else body["error"]
+
+    @contextmanager
+    def undisturbed(self, what: str) -> Iterator[Load]:
+        """Constant load on version 1 meanwhile: each answer is 2xx, right and of it, and the OOM killer did nothing.
+        `what` happens, for the evidence."""
+
+        def check(body: Any, version: str) -> str:
+            return "" if body == {"predictions": [[2.0]]} and version == "1" else f"{version}: {body}"
+
+        assert self.replica.process.popen is not None
+        pid = self.replica.process.popen.pid
+        kills = oom_kills(pid)
+        with Load(self.replica.url, self.requests(check), rate=40) as load:
+            yield load
+            seen = len(load.answers)
+            wait_until("the good version went on", lambda: len(load.answers) > seen + 20)
+        measured(
+            "hostile-models",
+            f"one replica, a good version serves 40 requests/s beside {what}",
+            f"{len(load.lost)} of {len(load.answers)} requests lost, {oom_kills(pid) - kills} OOM kills",
+            "make evidence",
+        )
+        assert load.lost == []
+        assert load.wrong == []
+        assert self.replica.process.running
+        assert oom_kills(pid) == kills
 
     def retire(self) -> None:
         """Gives the memory of the test's model back."""

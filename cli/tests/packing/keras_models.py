@@ -42,7 +42,8 @@ def main(folder: Path) -> None:
     save(keras.Model([left, right], keras.layers.Add(name="total")([left, right])), "odd_names.keras")
 
     code = keras.Sequential([keras.Input((2,), name="x"), keras.layers.Lambda(lambda x: x * 2, name="twice")])
-    save(code, "code.keras")
+    for name in ("code.keras", "code.h5"):
+        save(code, name)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 import windlass_testing.store
 from windlass_cli.main import app
-from windlass_contract.manifest import MANIFEST_NAME, Manifest
+from windlass_contract.manifest import MANIFEST_NAME, Manifest, ModelFormat
+from windlass_contract.operations import forbidden_operations
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.timeout(900)  # eleven models are packed before the first test, on a machine that may be busy
@@ -184,13 +185,19 @@ def test_packing_the_same_model_again_gives_the_same_files(
     assert again.files == manifest_of(packed["h5"]).files
 
 
-def test_python_code_in_a_keras_file_runs_only_when_allowed(keras_models: Path, tmp_path: Path) -> None:
-    arguments = ["pack", str(keras_models / "code.keras"), "--model", "m", "--version", "1", "-o", str(tmp_path)]
+@pytest.mark.parametrize("name", ["code.keras", "code.h5"])
+def test_python_code_in_a_keras_file_runs_only_when_allowed(name: str, keras_models: Path, tmp_path: Path) -> None:
+    arguments = ["pack", str(keras_models / name), "--model", "m", "--version", "1", "-o", str(tmp_path)]
     refused = CliRunner().invoke(app, arguments)
     assert refused.exit_code == 1
     assert "--allow-code" in refused.output
     assert not (tmp_path / "m" / "1").exists()
     assert CliRunner().invoke(app, [*arguments, "--allow-code", "--no-measure"]).exit_code == 0
+    # What replicas get is a graph without the code.
+    packed = tmp_path / "m" / "1"
+    assert (packed / "saved_model.pb").is_file()
+    assert forbidden_operations(packed, ModelFormat.SAVED_MODEL) == []
+    assert [path for path in packed.rglob("*") if path.suffix in {".keras", ".h5", ".py"}] == []
 
 
 @pytest.mark.parametrize(

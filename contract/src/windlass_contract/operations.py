@@ -24,6 +24,8 @@ _SAVE = frozenset({"SaveV2", "MergeV2Checkpoints"})
 _RESTORE = frozenset({"RestoreV2"})
 _TABLE_FILES = frozenset({"InitializeTableFromTextFile", "InitializeTableFromTextFileV2"})
 _PRINT = "PrintV2"
+_PYTHON = frozenset({"EagerPyFunc", "PyFunc", "PyFuncStateless"})
+"""They call a function of the program that saved the model, which isn't in its files: no replica can run them."""
 _STREAMS = frozenset({b"stdout", b"stderr", b"log(info)", b"log(warning)", b"log(error)"})
 _TFLITE_CUSTOM = frozenset(
     {"TFLite_Detection_PostProcess", "Mfcc", "AudioSpectrogram", "NumericVerify", "AvgPool", "MaxPool"}
@@ -37,9 +39,11 @@ class Forbidden:
     """One use of something that a model may not do."""
 
     operation: str
-    """What `--allow-operation` would name; empty: nothing allows it."""
+    """Empty: it is about an asset."""
     where: str
     why: str
+    can_be_allowed: bool = True
+    """By `--allow-operation`."""
 
     def __str__(self) -> str:
         what = f"operation {self.operation}" if self.operation else "an asset"
@@ -90,7 +94,7 @@ def forbidden_operations(
 
 def describe(found: Collection[Forbidden]) -> str:
     """For people: the first few, and the remedy."""
-    names = sorted({use.operation for use in found if use.operation})
+    names = sorted({use.operation for use in found if use.can_be_allowed})
     shown = "; ".join(str(use) for use in sorted(found)[:_SHOWN])
     more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     remedy = "pack a model that does without"
@@ -132,11 +136,15 @@ def _saved_model(data: memoryview, allowed_by_owner: Collection[str]) -> list[Fo
 def _in_graph(graph: MetaGraph, by_owner: frozenset[str]) -> Iterable[Forbidden]:
     for name in graph.assets:
         if name.startswith("/") or ".." in name.split("/") or "://" in name or "\\" in name or "\0" in name:
-            yield Forbidden("", f"file {name[:100]!r}", "lies outside the version's folder")
+            yield Forbidden("", f"file {name[:100]!r}", "lies outside the version's folder", can_be_allowed=False)
     known = operation_list()
     saver = _SaverFunctions(graph)
     for body in (graph.main, *graph.functions.values()):
         for node in body.nodes:
+            if node.op in _PYTHON:
+                why = "calls a Python function of the program that saved the model, which isn't part of its files"
+                yield Forbidden(node.op, _place(node, body), why, can_be_allowed=False)
+                continue
             why = _fault(node, body, graph, known, by_owner, saver)
             if why is not None:
                 yield Forbidden(node.op, _place(node, body), why)

@@ -16,7 +16,7 @@ from windlass_server.errors import Code, ServingError
 
 SMALL_BYTES = 64 * 1024
 """Up to here a body doesn't count."""
-VALUE_BYTES = 64
+VALUE_BYTES = 32
 """What a value of JSON takes once it is a Python object, besides its text."""
 DEFAULT_BYTES = 256 * 1024 * 1024
 _RECENT_SECONDS = 2.0

@@ -194,14 +194,16 @@ def hostile(folder: Path, *, does: str, at_load: bool = False, argument: str = "
 
 
 def misbehaving(folder: Path, *, how: str) -> None:
-    """y = x of computing alone, but on an x above 1000 it spins for as many milliseconds, crashes, answers NaN, or a
-    gigabyte."""
+    """y = x of computing alone, but on an x above 1000 it spins for as many milliseconds, sleeps for ever, answers NaN,
+    or a gigabyte; or it crashes on every 50th request."""
     module = tf.Module()
     module.requests = tf.Variable(0, dtype=tf.int64, name="requests")
 
     def compute(x: Any) -> dict[str, Any]:
         if how == "spins":
             return {"y": x + 0 * tf.cast(_spin(tf.cast(tf.reduce_max(x), tf.float64) / 1000), tf.float32)}
+        if how == "sleeps":
+            return {"y": tf.cond(tf.reduce_any(x > 1000), lambda: _wait_for_ever(x), lambda: x)}
         if how == "nan":
             return {"y": tf.where(x > 1000, float("nan"), x)}
         if how == "gigabyte":
@@ -211,6 +213,24 @@ def misbehaving(folder: Path, *, how: str) -> None:
         return {"y": tf.cond(number % 50 == 0, lambda: _abort(x), lambda: x)}
 
     _save(module, folder, {"serving_default": tf.function(compute).get_concrete_function(COLUMN)})
+
+
+def python_layer(folder: Path, *, marker: str) -> None:
+    """`model.keras` and `model.h5` with a layer of Python code, which writes a file when it is called."""
+    import keras
+
+    code = compile(f"lambda x: (open({marker!r}, 'w').close(), x)[1]", "layer", "eval")
+    layer = keras.layers.Lambda(eval(code), output_shape=(1,), name="code")
+    model = keras.Sequential([keras.Input((1,), name="x"), layer])
+    for name in ("model.keras", "model.h5"):
+        model.save(folder / name)
+    Path(marker).unlink(missing_ok=True)
+
+
+def _wait_for_ever(x: Any) -> Any:
+    queue = tf.raw_ops.FIFOQueueV2(component_types=[tf.float32], shapes=[[]], shared_name="never filled")
+    (value,) = tf.raw_ops.QueueDequeueV2(handle=queue, component_types=[tf.float32])
+    return x + tf.reshape(value, [])
 
 
 def _unchanged() -> Any:
@@ -280,6 +300,7 @@ BUILDERS: dict[str, Builder] = {
         scorer,
         hostile,
         misbehaving,
+        python_layer,
     )
 }
 

@@ -38,6 +38,11 @@ PROMISES = {
         "A version whose fault only real traffic shows is taken back; no client sees it while the previous one is "
         "resident"
     ),
+    "hostile-models": "A hostile model or artifact harms no other version, and never makes the kernel's OOM killer act",
+    "abuse": (
+        "Abuse costs bounded memory and gets the right status code; others lose nothing and aren't slowed by more than "
+        "noise"
+    ),
     "operator-killed": (
         "The operator can be killed at any moment, two may run at once, its objects may be deleted, edited or "
         "restored; the rollout still ends right"

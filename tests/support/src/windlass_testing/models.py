@@ -220,9 +220,16 @@ def hostile(
 
 
 def misbehaving(models: Path, model: str, version: int, how: str, **manifest: Any) -> Path:
-    """y = x of FP32 [-1, 1]; on an x above 1000 it spins (as many ms), answers nan or a gigabyte; or it crashes on
-    every 50th request, warm-up's included."""
+    """y = x of FP32 [-1, 1]; on an x above 1000 it spins (as many ms), sleeps (for ever), answers nan or a gigabyte; or
+    it crashes on every 50th request, warm-up's included."""
     folder = _copy(models, model, version, "misbehaving", how=how)
+    write_manifest(folder, model, version, {"serving_default": _X_TO_Y}, **manifest)
+    return folder
+
+
+def python_layer(models: Path, model: str, version: int, marker: Path, **manifest: Any) -> Path:
+    """`model.keras` and `model.h5` whose Python code writes the file `marker`, listed as if they were a SavedModel."""
+    folder = _copy(models, model, version, "python_layer", marker=str(marker))
     write_manifest(folder, model, version, {"serving_default": _X_TO_Y}, **manifest)
     return folder
 
