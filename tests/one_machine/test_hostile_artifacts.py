@@ -60,11 +60,11 @@ def a_million_entries(folder: Path) -> None:
         file.write(tail)
 
 
-def many_files(folder: Path) -> None:
-    """More than any manifest may list; a million of them would be given up at the same place."""
+def many_folders(folder: Path) -> None:
+    """More than are looked at; a million of them would be given up at the same place."""
     (folder / "many").mkdir()
     for number in range(20_001):
-        (folder / "many" / str(number)).touch()
+        (folder / "many" / str(number)).mkdir()
 
 
 CASES: list[tuple[Callable[[Path], None], str, str]] = [
@@ -79,12 +79,12 @@ CASES: list[tuple[Callable[[Path], None], str, str]] = [
     (instead(lambda path: path.symlink_to("/dev/zero"), "manifest.json"), "FileIrregular", "manifest.json"),
     (instead(sparse, "manifest.json"), "ManifestInvalid", "manifest.json"),
     (a_million_entries, "ManifestInvalid", "manifest.json"),
-    (many_files, "FileUnlisted", "entries"),
+    (many_folders, "FileUnlisted", "more than 20000 entries"),
 ]
 NAMES = [
     *("path traversal", "path traversal inside", "absolute path", "link out of the folder", "link within the models"),
     *("pipe", "sparse file", "pipe as manifest", "device as manifest", "sparse manifest", "a million entries"),
-    "many files",
+    "many folders",
 ]
 
 

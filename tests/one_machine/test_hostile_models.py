@@ -15,7 +15,7 @@ from windlass_testing.one_machine import OneMachine, one_machine, wait_until
 
 pytestmark = [pytest.mark.hardening, pytest.mark.evidence]
 
-REQUEST_SECONDS = 3.0
+REQUEST_SECONDS = 10.0
 SAID = {
     "nan": "answers NaN",
     "gigabyte": "answers a gigabyte",
@@ -75,7 +75,7 @@ def test_python_code_in_keras_files_is_never_run_by_a_replica(rig: Any, tmp_path
         ("nan", [2000.0], {200}),
         ("gigabyte", [2000.0], {500}),
         ("crashes", [1.0] * 120, {200, 503}),
-        ("spins", [REQUEST_SECONDS * 3000] * 2, {504}),
+        ("spins", [REQUEST_SECONDS * 1300], {504}),
         ("sleeps", [2000.0], {504}),
     ],
 )

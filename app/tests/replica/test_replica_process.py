@@ -200,6 +200,10 @@ def test_an_operator_that_has_no_plan_makes_it_healthy_but_not_ready(rig):
     assert replica.get("/readyz").status_code == 503
     assert "apply a ModelVersion" in replica.get("/readyz").json()["reasons"][0]
     assert replica.get("/livez").status_code == 200
+    # What it answered holds after its end.
+    rig.control.stop()
+    wait_until("its end is noticed", lambda: "out of reach" in str(health(replica)))
+    assert replica.get("/health").status_code == 200
 
 
 def test_acceptance_samples_are_fetched_and_decide(rig):

@@ -44,6 +44,25 @@ class DataType(StrEnum):
     BYTES = "BYTES"
 
 
+ELEMENT_TYPES = {
+    "bool": DataType.BOOL,
+    "uint8": DataType.UINT8,
+    "uint16": DataType.UINT16,
+    "uint32": DataType.UINT32,
+    "uint64": DataType.UINT64,
+    "int8": DataType.INT8,
+    "int16": DataType.INT16,
+    "int32": DataType.INT32,
+    "int64": DataType.INT64,
+    "float16": DataType.FP16,
+    "bfloat16": DataType.BF16,
+    "float32": DataType.FP32,
+    "float64": DataType.FP64,
+    "string": DataType.BYTES,
+}
+"""By TensorFlow's names, which are numpy's for all but strings."""
+
+
 class ModelFormat(StrEnum):
     """What a replica opens; everything else is converted by `windlass pack`."""
 

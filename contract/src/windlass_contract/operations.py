@@ -141,13 +141,9 @@ def _in_graph(graph: MetaGraph, by_owner: frozenset[str]) -> Iterable[Forbidden]
     saver = _SaverFunctions(graph)
     for body in (graph.main, *graph.functions.values()):
         for node in body.nodes:
-            if node.op in _PYTHON:
-                why = "calls a Python function of the program that saved the model, which isn't part of its files"
-                yield Forbidden(node.op, _place(node, body), why, can_be_allowed=False)
-                continue
             why = _fault(node, body, graph, known, by_owner, saver)
             if why is not None:
-                yield Forbidden(node.op, _place(node, body), why)
+                yield Forbidden(node.op, _place(node, body), why, can_be_allowed=node.op not in _PYTHON)
 
 
 def _place(node: Node, body: Body) -> str:
@@ -163,6 +159,8 @@ def _fault(
     saver: _SaverFunctions,
 ) -> str | None:
     """Why a node is forbidden; None: it isn't."""
+    if node.op in _PYTHON:
+        return "calls a Python function of the program that saved the model, which isn't part of its files"
     if node.op in by_owner or node.op in known.allowed:
         return None
     if node.op in known.checked:

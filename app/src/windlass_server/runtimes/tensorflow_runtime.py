@@ -10,28 +10,12 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from windlass_contract.manifest import DataType, Signature, TensorSpec
+from windlass_contract.manifest import ELEMENT_TYPES, DataType, Signature, TensorSpec
 from windlass_server.errors import Code, ServingError
 from windlass_server.runtimes.saved_model_methods import methods
 from windlass_server.tensors import NUMPY_TYPE, Tensor
 
 _MAX_MESSAGE = 1000
-_BY_NAME = {
-    "bool": DataType.BOOL,
-    "uint8": DataType.UINT8,
-    "uint16": DataType.UINT16,
-    "uint32": DataType.UINT32,
-    "uint64": DataType.UINT64,
-    "int8": DataType.INT8,
-    "int16": DataType.INT16,
-    "int32": DataType.INT32,
-    "int64": DataType.INT64,
-    "float16": DataType.FP16,
-    "bfloat16": DataType.BF16,
-    "float32": DataType.FP32,
-    "float64": DataType.FP64,
-    "string": DataType.BYTES,
-}
 _CODES: list[tuple[Any, Code]] = [
     (tf.errors.InvalidArgumentError, Code.INVALID_ARGUMENT),
     (tf.errors.OutOfRangeError, Code.INVALID_ARGUMENT),
@@ -105,7 +89,7 @@ def _signature(function: Any, method_name: str) -> Signature:
 
 
 def _spec(tensor: Any) -> TensorSpec:
-    datatype = _BY_NAME.get(tensor.dtype.name)
+    datatype = ELEMENT_TYPES.get(tensor.dtype.name)
     if datatype is None:
         raise ValueError(f"a tensor of {tensor.dtype.name}, which no protocol can carry")
     if tensor.shape.rank is None:

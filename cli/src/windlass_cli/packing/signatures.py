@@ -11,30 +11,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from windlass_cli.errors import UserError
-from windlass_contract.manifest import DataType, Signature, TensorSpec
+from windlass_contract.manifest import ELEMENT_TYPES, DataType, Signature, TensorSpec
 
 DEFAULT_SIGNATURE = "serving_default"
 
-_TYPES = {
-    "bool": DataType.BOOL,
-    "uint8": DataType.UINT8,
-    "uint16": DataType.UINT16,
-    "uint32": DataType.UINT32,
-    "uint64": DataType.UINT64,
-    "int8": DataType.INT8,
-    "int16": DataType.INT16,
-    "int32": DataType.INT32,
-    "int64": DataType.INT64,
-    "float16": DataType.FP16,
-    "bfloat16": DataType.BF16,
-    "float32": DataType.FP32,
-    "float64": DataType.FP64,
-    "string": DataType.BYTES,
-    "bytes": DataType.BYTES,
-    "str": DataType.BYTES,
-    "object": DataType.BYTES,
-}
-_TENSORFLOW_NAMES = {datatype: name for name, datatype in reversed(_TYPES.items())}
+_TYPES = {**ELEMENT_TYPES, **dict.fromkeys(("bytes", "str", "object"), DataType.BYTES)}
+_TENSORFLOW_NAMES = {datatype: name for name, datatype in ELEMENT_TYPES.items()}
 _METHODS = {"tensorflow/serving/classify": "classify", "tensorflow/serving/regress": "regress"}
 
 
