@@ -32,8 +32,8 @@ pytestmark = [pytest.mark.hardening, pytest.mark.evidence]
 MIB = 2**20
 RATE = 50
 """Of the others."""
-NOISE_MS = 20
-"""By so much two equal windows differ where cores are shared."""
+NOISE_MS = 100
+"""By so much, and by a factor of three, two equal windows of a second differ where tests run side by side."""
 PREDICT = "/v1/models/m:predict"
 BODY = {"instances": [[1.0]]}
 KEY = "the-key-of-the-first-client"
@@ -84,7 +84,7 @@ class Front:
         assert (load.lost, load.wrong) == ([], [])
         assert peak < mib
         usually = max(shown[0][0], shown[0][2])
-        assert shown[0][1] < max(3 * usually, usually + NOISE_MS), shown
+        assert shown[0][1] < 3 * usually + NOISE_MS, shown
 
     def load(self) -> Load:
         """Of the others."""
@@ -359,6 +359,12 @@ def test_many_large_bodies_at_once_share_one_bound(front):
             client.close()
     assert refused.keys() == {429}
     assert 1 <= len(held) <= 16
+
+
+def test_small_bodies_are_bounded_by_the_number_of_connections(front):
+    with front.bounded("2,000 bodies of 60 KiB at once that never end", 250), ExitStack() as stack:
+        for _ in range(2000):
+            stack.callback(upload(front, 60 * 1024).close)
 
 
 def test_many_large_documents_at_once_share_one_bound(front):
