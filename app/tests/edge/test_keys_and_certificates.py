@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from windlass_server.tls import Tls, TlsFiles
 from windlass_testing.models import affine_tflite
 from windlass_testing.one_machine import OneMachine, wait_until
 
@@ -86,6 +87,10 @@ def test_keys_and_certificates_are_read_anew_while_it_serves(tmp_path):
         assert "everyone on this machine can read a secret" in log
     finally:
         machine.stop()
+
+
+def test_old_protocols_are_refused(tmp_path):
+    assert Tls(TlsFiles(*certificate(tmp_path, "only"))).context.minimum_version is ssl.TLSVersion.TLSv1_2
 
 
 def test_a_file_of_keys_that_holds_none_is_said_at_the_start(tmp_path):

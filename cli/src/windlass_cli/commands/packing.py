@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -19,91 +18,24 @@ from windlass_contract.artifact import ArtifactError
 from windlass_contract.manifest import MANIFEST_NAME
 
 from . import options
-
-_IMAGES = "Images and classes (POST /predict)"
-_TRIAL = "Proof: parity samples, warm-up, memory"
-_KERAS = "Keras models and preprocessing"
-_DOCUMENT = "The ModelVersion document"
-
-
-class Resampling(StrEnum):
-    """As in the manifest."""
-
-    NEAREST = "nearest"
-    BILINEAR = "bilinear"
-    BICUBIC = "bicubic"
-    LANCZOS = "lanczos"
-    BOX = "box"
-
-
-Image = Annotated[
-    str | None,
-    typer.Option(
-        "--image",
-        metavar="WIDTHxHEIGHTxCHANNELS",
-        rich_help_panel=_IMAGES,
-        help="POST /predict takes an image file, resized to this. The tensor is pixel * scale + offset.",
-    ),
-]
-ImageName = Annotated[
-    str | None,
-    typer.Option(rich_help_panel=_IMAGES, metavar="NAME", help="Input that takes the image, where several could."),
-]
-Scale = Annotated[str, typer.Option(rich_help_panel=_IMAGES, metavar="NUMBER", help="Number or fraction, e.g. 1/255.")]
-Offset = Annotated[str, typer.Option(rich_help_panel=_IMAGES, metavar="NUMBER", help="Added after scaling, e.g. -1.")]
-Resample = Annotated[Resampling, typer.Option(rich_help_panel=_IMAGES, help="As the training resized.")]
-Invert = Annotated[bool, typer.Option("--invert", rich_help_panel=_IMAGES, help="Dark on light: 255 - pixel, first.")]
-Classes = Annotated[
-    str | None,
-    typer.Option(
-        "--classes",
-        rich_help_panel=_IMAGES,
-        metavar="FILE|a,b,c",
-        help="Names of the classes in the order of the scores: a file (a line each, or a JSON list), or the names.",
-    ),
-]
-WarmUp = Annotated[
-    str,
-    typer.Option(
-        "--warmup",
-        metavar="SIZES",
-        rich_help_panel=_TRIAL,
-        help="Batch sizes that a replica runs before the version may answer.",
-    ),
-]
-Parity = Annotated[
-    bool,
-    typer.Option(
-        "--parity/--no-parity",
-        rich_help_panel=_TRIAL,
-        help="Keep inputs with the answers they have here; a replica must give the same ones before it serves.",
-    ),
-]
-ParityInputs = Annotated[
-    Path | None,
-    typer.Option(
-        rich_help_panel=_TRIAL,
-        metavar="FILE",
-        help="Inputs for that, of real data: .npy (one input) or .npz (arrays named as the inputs). Else made up.",
-    ),
-]
-Tolerance = Annotated[
-    tuple[float, float],
-    typer.Option(rich_help_panel=_TRIAL, metavar="RTOL ATOL", help="How far those answers may be off, as np.allclose."),
-]
-Measure = Annotated[
-    bool,
-    typer.Option("--measure/--no-measure", rich_help_panel=_TRIAL, help="Measure the memory that it takes loaded."),
-]
-Server = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        rich_help_panel=_DOCUMENT,
-        callback=options.server_name,
-        help="The server (Deployment, Compose service, …) that will serve it. Default: named like the model.",
-    ),
-]
+from .packing_options import (
+    DOCUMENT,
+    KERAS,
+    Classes,
+    Image,
+    ImageName,
+    Invert,
+    Measure,
+    Offset,
+    Parity,
+    ParityInputs,
+    Resample,
+    Resampling,
+    Scale,
+    Server,
+    Tolerance,
+    WarmUp,
+)
 
 
 def pack(
@@ -128,7 +60,7 @@ def pack(
         str,
         typer.Option(
             metavar="FILE.py:FUNCTION",
-            rich_help_panel=_KERAS,
+            rich_help_panel=KERAS,
             help="Put this function of yours, written with tf operations, in front of the model. Its parameters become "
             "the inputs that clients send: annotated as in 'image: tf.TensorSpec([None, 28, 28], tf.uint8)'.",
         ),
@@ -137,20 +69,20 @@ def pack(
         list[str] | None,
         typer.Option(
             metavar="NAME=TYPE[SHAPE]",
-            rich_help_panel=_KERAS,
+            rich_help_panel=KERAS,
             help="Type and shape of an input, where neither model nor annotation says it: 'image=UINT8[-1,28,28]'.",
         ),
     ] = None,
     module: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="FILE.py", rich_help_panel=_KERAS, help="Python code with the model's own layers and functions."
+            metavar="FILE.py", rich_help_panel=KERAS, help="Python code with the model's own layers and functions."
         ),
     ] = None,
     allow_code: Annotated[
         bool,
         typer.Option(
-            "--allow-code", rich_help_panel=_KERAS, help="Run Python code that a .keras file carries (Lambda layers)."
+            "--allow-code", rich_help_panel=KERAS, help="Run Python code that a .keras file carries (Lambda layers)."
         ),
     ] = False,
     warmup: WarmUp = "1",
@@ -161,7 +93,7 @@ def pack(
     modelversion: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", rich_help_panel=_DOCUMENT, help="Write the document there; else to standard output."
+            metavar="FILE", rich_help_panel=DOCUMENT, help="Write the document there; else to standard output."
         ),
     ] = None,
     server: Server = None,
@@ -169,7 +101,7 @@ def pack(
         Path | None,
         typer.Option(
             metavar="FILE",
-            rich_help_panel=_DOCUMENT,
+            rich_help_panel=DOCUMENT,
             help="Acceptance samples: inputs with the answers that you expect. Copied beside the document.",
         ),
     ] = None,
@@ -177,7 +109,7 @@ def pack(
         str | None,
         typer.Option(
             metavar="SHARE",
-            rich_help_panel=_DOCUMENT,
+            rich_help_panel=DOCUMENT,
             callback=options.percentage,
             help="How many of the samples must be answered right, e.g. 95%. Default: all.",
         ),
@@ -261,7 +193,7 @@ def adopt(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            rich_help_panel=_DOCUMENT,
+            rich_help_panel=DOCUMENT,
             help="Write a document for each version there; else to standard output.",
         ),
     ] = None,
