@@ -12,9 +12,10 @@ from pydantic.fields import FieldInfo
 
 from windlass_contract.wording import remedy
 
-from .settings import ENV_PREFIX, DirectorySettings
+from .settings import ENV_PREFIX, DirectorySettings, KubernetesSettings
 
-_KUBERNETES = "The Kubernetes driver isn't in this version of Windlass yet; `windlass-operator directory` is."
+_FLAGS = {"namespaces": "namespace", "namespace": "own-namespace"}
+"""Flags that aren't called as their setting is."""
 
 
 class _Help(argparse.HelpFormatter):
@@ -24,15 +25,13 @@ class _Help(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=32, width=110)
 
 
-def parse(arguments: Sequence[str]) -> DirectorySettings:
+def parse(arguments: Sequence[str]) -> DirectorySettings | KubernetesSettings:
     """The settings by flags and environment. Leaves with a message and code 2 when they are wrong, 0 for `--help`."""
     parser = _parser()
-    given = vars(parser.parse_args(arguments))
+    given = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     command = given.pop("command")
-    if command == "kubernetes":
-        parser.exit(2, f"windlass-operator: {_KUBERNETES}\n")
     try:
-        return DirectorySettings(**{name: value for name, value in given.items() if value is not None})
+        return KubernetesSettings(**given) if command == "kubernetes" else DirectorySettings(**given)
     except ValidationError as error:
         parser.exit(2, f"windlass-operator: {'; '.join(_explain(detail) for detail in error.errors())}\n")
 
@@ -58,12 +57,17 @@ def _parser() -> argparse.ArgumentParser:
     for name, field in DirectorySettings.model_fields.items():
         if name != "directory":
             _add_flag(directory, name, field)
-    commands.add_parser(
+    kubernetes = commands.add_parser(
         "kubernetes",
-        help="drive rollouts from ModelVersions on a cluster (not in this version yet)",
-        description=_KUBERNETES,
+        help="drive rollouts from ModelVersions on a cluster",
+        description="Drives rollouts from the ModelVersions of a cluster, or of some of its namespaces: plan and "
+        "record of each server go to the ConfigMap <server>-windlass-plan, statuses and Events to the ModelVersions. "
+        "Replicas subscribe to the control endpoint with their Pods' tokens. Of several operators the holder of the "
+        "Lease windlass-operator acts. It logs in by its Pod's service account, else by the kubeconfig.",
         formatter_class=_Help,
     )
+    for name, field in KubernetesSettings.model_fields.items():
+        _add_flag(kubernetes, name, field)
     return parser
 
 
@@ -79,7 +83,11 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> N
         options["metavar"] = "NAME"
     else:
         options["metavar"] = _metavar(name)
-    parser.add_argument(f"--{name.replace('_', '-')}", **options)
+    parser.add_argument(_flag(name), dest=name, **options)
+
+
+def _flag(name: str) -> str:
+    return f"--{_FLAGS.get(name, name).replace('_', '-')}"
 
 
 def _metavar(name: str) -> str:
@@ -87,6 +95,8 @@ def _metavar(name: str) -> str:
         return "PORT"
     if name.endswith("host"):
         return "ADDRESS"
+    if name in ("namespace", "pod"):
+        return "NAME"
     return "SECONDS" if name.endswith("seconds") else "PATH"
 
 
@@ -95,5 +105,5 @@ def _explain(detail: Any) -> str:
     if not detail["loc"]:
         return str(detail["msg"].removeprefix("Value error, "))
     name = str(detail["loc"][0])
-    shown = name.upper() if name == "directory" else f"--{name.replace('_', '-')} ({ENV_PREFIX}{name.upper()})"
+    shown = name.upper() if name == "directory" else f"{_flag(name)} ({ENV_PREFIX}{name.upper()})"
     return f"{shown} is {detail['input']!r}: {remedy(detail)}"

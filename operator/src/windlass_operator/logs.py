@@ -43,5 +43,8 @@ def configure_logs(form: Literal["json", "console"], level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    # kopf tells of each event that it handed over, and that signals are ours.
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
     # One line per long poll says nothing; what goes wrong is logged by the endpoint itself.
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)

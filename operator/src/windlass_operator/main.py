@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import signal
 import sys
 from collections.abc import Callable
 
@@ -18,8 +17,8 @@ from .directory_driver.driver import DirectoryDriver, Folders
 from .engine.interface import Observation, Outcome
 from .logs import configure_logs
 from .metrics import Metrics
-from .settings import DirectorySettings
-from .web import HttpServer, StartError, create_health_app, tls_context
+from .settings import DirectorySettings, KubernetesSettings
+from .web import HttpServer, StartError, create_health_app, stop_on_signals, tls_context
 
 _TAKEOVER_SECONDS = 10.0
 """How long the ports of one that just died may be in use still."""
@@ -33,7 +32,12 @@ def main() -> None:
     from .engine.reconcile import reconcile
 
     try:
-        asyncio.run(run_directory(settings, reconcile))
+        if isinstance(settings, KubernetesSettings):
+            from .kubernetes_driver.running import run_kubernetes  # kopf and cryptography cost memory
+
+            asyncio.run(run_kubernetes(settings, reconcile))
+        else:
+            asyncio.run(run_directory(settings, reconcile))
     except StartError as error:
         sys.stderr.write(f"windlass-operator: {error}\n")
         sys.exit(1)
@@ -42,7 +46,7 @@ def main() -> None:
 async def run_directory(settings: DirectorySettings, reconcile: Callable[[Observation], Outcome]) -> None:
     """The directory driver with its endpoints, until SIGTERM or SIGINT. Raises `StartError`."""
     log = structlog.get_logger("windlass.operator")
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     folders = _folders(settings)
     hub = Hub()
     metrics = Metrics("directory")
@@ -109,14 +113,6 @@ def _folders(settings: DirectorySettings) -> Folders:
 
 def _in_use(error: StartError) -> bool:
     return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
-
-
-def _stop_on_signals() -> asyncio.Event:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop
 
 
 if __name__ == "__main__":

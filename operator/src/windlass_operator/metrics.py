@@ -67,9 +67,38 @@ class Metrics:
             "Files that should hold a ModelVersion and don't.",
             registry=self.registry,
         )
+        self.unseen_namespaces = Gauge(
+            "windlass_operator_unseen_namespaces",
+            "Namespaces that this operator is to serve and has no right to look into.",
+            registry=self.registry,
+        )
+        self.watch_restarts = Counter(
+            "windlass_operator_watch_restarts", "Watches that died and were started anew.", registry=self.registry
+        )
+        self.api_requests = Counter(
+            "windlass_operator_api_requests",
+            "Requests to the API server, but for watches; code none: there was no answer.",
+            ["verb", "resource", "code"],
+            registry=self.registry,
+        )
         self.orphans = Gauge(
             "windlass_operator_serving_without_model_version",
             "1 while the committed version has no ModelVersion any more.",
             ["server", "model"],
             registry=self.registry,
         )
+
+    def forget(self, server: str) -> None:
+        """Ends the series of a server of which there is nothing left."""
+        for each in (
+            self.reconciles,
+            self.reconcile_seconds,
+            self.writes,
+            self.conflicts,
+            self.subscribed,
+            self.epoch,
+            self.rollouts,
+            self.frozen,
+            self.orphans,
+        ):
+            each.remove_by_labels({"server": server})

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from windlass_contract.control import CONTROL_PORT, OPERATOR_METRICS_PORT
 from windlass_contract.identifiers import ServerName
+from windlass_contract.model_version import Namespace
 
 ENV_PREFIX = "WINDLASS_OPERATOR_"
 
@@ -79,3 +80,32 @@ class DirectorySettings(Settings):
     def tokens_folder(self) -> Path:
         """Where control tokens are."""
         return self.tokens if self.tokens is not None else self.state_folder / "tokens"
+
+
+class KubernetesSettings(Settings):
+    """Those of the Kubernetes driver."""
+
+    namespaces: Annotated[tuple[Namespace, ...], NoDecode] = Field(
+        (),
+        description="a namespace to look for ModelVersions and servers in; none: all of the cluster. The flag can be "
+        "repeated; in the variable commas separate them",
+    )
+    namespace: Namespace | None = Field(
+        None, description="the operator's own namespace, for its Lease and certificate (default: its Pod's)"
+    )
+    pod: str | None = Field(None, description="who it says it is as the Lease's holder (default: the host's name)")
+    control_name: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="another DNS name or address for the certificate that it makes, besides those of the Service "
+        "windlass-operator. The flag can be repeated; in the variable commas separate them",
+    )
+    control_tls: Literal["own", "off"] = Field(
+        "own",
+        description="own: it makes a certificate, and hands its CA to the servers' namespaces; off: plain HTTP, where "
+        "a mesh encrypts. --control-tls-cert overrides both",
+    )
+
+    @field_validator("namespaces", "control_name", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import itertools
 import json
 import os
@@ -19,31 +17,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 import yaml
 
 from windlass_contract.canonical import digest_of_bytes
-from windlass_contract.plan import ServingPlan
+from windlass_testing.following import DEADLINE, Replica, wait_until
 
 _NUMBERS = itertools.count(1)
-DEADLINE = 60.0
-"""Seconds; generous, since other suites may run on the same cores."""
 
 
 def digest(text: str) -> str:
     return digest_of_bytes(text.encode())
-
-
-def wait_until(condition: Callable[[], Any], what: Callable[[], Any] = lambda: "") -> Any:
-    """The first true value of `condition`."""
-    deadline = time.monotonic() + DEADLINE
-    while time.monotonic() < deadline:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"waited {DEADLINE} s in vain; last seen: {what()}")
 
 
 class Workspace:
@@ -245,114 +229,6 @@ class Operator:
             self.process.send_signal(number)
         code: int = self.process.wait(DEADLINE)
         return code
-
-
-class Replica:
-    """Follows the plan it is given and reports, as the contract's control protocol says; loads nothing."""
-
-    def __init__(self, name: str, url: Callable[[], str | None], token: Callable[[], str], server: str) -> None:
-        self.name, self.server = name, server
-        self._url, self._token = url, token
-        self.failures: dict[int, dict[str, Any]] = {}
-        """Versions that don't get prepared, and why."""
-        self.holding_back: set[int] = set()
-        """Versions that take for ever to load."""
-        self.plan: ServingPlan | None = None
-        self.epochs: list[int] = []
-        self.committed: list[int | None] = []
-        self.no_plan_told = False
-        self.samples: dict[str, bytes] = {}
-        self._instance = os.urandom(8).hex()
-        self._sequence = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        wait_until(lambda: self._task is not None)
-        assert self._loop is not None
-        assert self._task is not None
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join(DEADLINE)
-
-    async def _main(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
-        with contextlib.suppress(asyncio.CancelledError):
-            timeout = aiohttp.ClientTimeout(total=10)
-            async with aiohttp.ClientSession(timeout=timeout) as self._http, asyncio.TaskGroup() as group:
-                group.create_task(self._often(self._poll, 0.02))
-                group.create_task(self._often(self._report, 0.1))
-
-    async def _often(self, step: Callable[[], Any], pause: float) -> None:
-        while True:
-            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
-                await step()
-            await asyncio.sleep(pause)
-
-    async def _ask(self, method: str, path: str, **options: Any) -> tuple[int, bytes]:
-        url = self._url()
-        if url is None:
-            raise OSError("there is no operator")
-        headers = {"Authorization": f"Bearer {self._token()}"}
-        async with self._http.request(
-            method, f"{url}/control/v1/servers/{self.server}/{path}", headers=headers, **options
-        ) as answer:
-            return answer.status, await answer.read()
-
-    async def _poll(self) -> None:
-        held = f"?epoch={self.plan.epoch}&digest={self.plan.digest}" if self.plan else ""
-        status, body = await self._ask("GET", f"plan{held}")
-        if status != 200:
-            return
-        value = json.loads(body)["plan"]
-        self.no_plan_told = value is None
-        if value is None:
-            return
-        plan = ServingPlan.parse(value, "the plan")
-        if self.plan is not None and plan.epoch <= self.plan.epoch:
-            return
-        for model in plan.models.values():
-            for planned in model.versions:
-                if planned.samples is not None and planned.samples.digest not in self.samples:
-                    status, data = await self._ask("GET", f"samples/{planned.samples.digest}")
-                    if status == 200:
-                        self.samples[planned.samples.digest] = data
-        self.plan = plan
-        self.epochs.append(plan.epoch)
-        committed = plan.models["m"].committed if "m" in plan.models else None
-        if not self.committed or self.committed[-1] != committed:
-            self.committed.append(committed)
-        await self._report()
-
-    async def _report(self) -> None:
-        self._sequence += 1
-        await self._ask("POST", "reports", json=self._content())
-
-    def _content(self) -> dict[str, Any]:
-        models: dict[str, Any] = {}
-        for name, model in (self.plan.models if self.plan else {}).items():
-            versions = [self._version(planned.version, planned.digest) for planned in model.versions]
-            serving = {str(planned.version): planned.weight for planned in model.versions if planned.weight}
-            models[name] = {"versions": versions, "serving": serving}
-        return {
-            "server": self.server,
-            "replica": self.name,
-            "instance": self._instance,
-            "sequence": self._sequence,
-            "plan": self.plan.to_dict() if self.plan else None,
-            "ready": self.plan is not None,
-            "models": models,
-        }
-
-    def _version(self, version: int, of: str) -> dict[str, Any]:
-        said = {"version": version, "digest": of, "contentDigest": digest(of)}
-        if version in self.failures:
-            failure = self.failures[version]
-            return {**said, "state": "Failed" if failure["reason"] != "NotFound" else "Waiting", "failure": failure}
-        return {**said, "state": "Loading" if version in self.holding_back else "Prepared"}
 
 
 class Stage:

@@ -17,9 +17,11 @@ from windlass_contract.record import ServerState
 from windlass_operator.directory_driver import files
 from windlass_operator.directory_driver.events import EventLog
 from windlass_operator.directory_driver.lock import StateLock
-from windlass_operator.directory_driver.statuses import StatusFiles, with_transition_times
-from windlass_operator.directory_driver.store import DamagedStateError, StateStore, StoreConflictError, StoreError
+from windlass_operator.directory_driver.statuses import StatusFiles
+from windlass_operator.directory_driver.store import StateStore
 from windlass_operator.directory_driver.tokens import ensure_token
+from windlass_operator.driving.durable import DamagedStateError, StoreConflictError, StoreError
+from windlass_operator.driving.people import with_transition_times
 from windlass_operator.engine.interface import Event
 
 

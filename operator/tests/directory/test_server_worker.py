@@ -18,9 +18,11 @@ from windlass_operator.control.hub import Hub, NotActingError
 from windlass_operator.directory_driver.events import EventLog
 from windlass_operator.directory_driver.lock import StateLock
 from windlass_operator.directory_driver.replicas import ReplicaFiles
-from windlass_operator.directory_driver.server_worker import LockLostError, ServerWorker, Tools
-from windlass_operator.directory_driver.store import StateStore, StoreError
-from windlass_operator.directory_driver.view import ServerView
+from windlass_operator.directory_driver.store import FolderStore, StateStore
+from windlass_operator.directory_driver.telling import FolderPeople
+from windlass_operator.driving.durable import HoldLostError, StoreError
+from windlass_operator.driving.server_worker import ServerWorker, Tools
+from windlass_operator.driving.view import ServerView
 from windlass_operator.engine.interface import Event, Observation, Outcome
 from windlass_operator.metrics import Metrics
 
@@ -52,17 +54,14 @@ class World:
         self.worker = ServerWorker(
             "cats",
             Tools(
-                store=self.store,
+                store=FolderStore(self.store),
                 hub=self.hub,
                 reconcile=self._reconcile,
                 view=lambda _: ServerView(),
-                show=self._show,
-                replicas=ReplicaFiles(folder, lambda: self.now),
-                events=self.events,
+                people=FolderPeople(ReplicaFiles(folder, lambda: self.now), self.events, self._show, asyncio.Lock()),
                 metrics=Metrics("test"),
                 holds=self.lock.holds,
                 acting_since=90.0,
-                writing=asyncio.Lock(),
                 clock=lambda: self.now,
             ),
         )
@@ -205,7 +204,7 @@ def test_an_object_put_back_by_somebody_is_read_anew(tmp_path: Path) -> None:
 def test_without_the_lock_it_stops(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         world.lock.release()
-        with pytest.raises(LockLostError):
+        with pytest.raises(HoldLostError):
             await world.reconcile()
         assert world.seen == []
 
@@ -239,7 +238,10 @@ def test_a_disk_that_is_slow_for_people_delays_no_pass_and_a_stop_loses_nothing(
             await disk.wait()
             await show(server, statuses)
 
-        world.worker._tools = dataclasses.replace(world.worker._tools, show=slowly)
+        world.worker._tools = dataclasses.replace(
+            world.worker._tools,
+            people=FolderPeople(ReplicaFiles(tmp_path, lambda: world.now), world.events, slowly, asyncio.Lock()),
+        )
 
         def decide(_: Observation) -> Outcome:
             epoch = len(world.seen)

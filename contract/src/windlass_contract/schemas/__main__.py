@@ -11,7 +11,7 @@ from windlass_contract import crd
 from . import FOLDER, drifted, write
 
 GENERATED = {
-    "charts/windlass-operator/files/modelversions.windlass.dev.yaml": crd.as_yaml,
+    "charts/windlass-operator/files/crds/modelversions.windlass.dev.yaml": crd.as_yaml,
     "docs/model-version-reference.md": crd.as_page,
 }
 """What else is made of the models, by its place in the repository."""

@@ -24,6 +24,13 @@ class Identity:
     server: str
     replica: str | None = None
     """The one replica that it was given to; None: any of the server's."""
+    namespace: str = ""
+    """The server's namespace, where servers of several can have the same name."""
+
+    @property
+    def key(self) -> str:
+        """Names the server among all those of the operator."""
+        return f"{self.namespace}/{self.server}" if self.namespace else self.server
 
 
 class Authenticator(Protocol):

@@ -56,7 +56,7 @@ class _Endpoint:
     async def plan(self, request: web.Request) -> web.Response:
         identity = await self._authenticate(request)
         epoch, digest = _held(request)
-        plan = await self._hub.next_plan(identity.server, epoch, digest)
+        plan = await self._hub.next_plan(identity.key, epoch, digest)
         return _answer(PlanAnswer(plan=plan))
 
     async def report(self, request: web.Request) -> web.Response:
@@ -76,7 +76,7 @@ class _Endpoint:
                 web.HTTPForbidden, f"the token was given to replica {identity.replica!r}, not to {report.replica!r}"
             )
         try:
-            return _answer(self._hub.take_report(identity.server, report))
+            return _answer(self._hub.take_report(identity.key, report))
         except RegistryFullError as error:
             raise _error(web.HTTPTooManyRequests, str(error)) from error
         except EpochTooHighError as error:
@@ -89,7 +89,7 @@ class _Endpoint:
             digest = _DIGEST.validate_python(request.match_info["digest"])
         except ValidationError:
             raise _error(web.HTTPBadRequest, "the digest is sha256: and 64 hex digits") from None
-        data = self._hub.samples(identity.server, digest)
+        data = self._hub.samples(identity.key, digest)
         if data is None:
             raise _error(web.HTTPNotFound, f"no ModelVersion of server {identity.server!r} has samples {digest} now")
         return web.Response(body=data, content_type="application/octet-stream")

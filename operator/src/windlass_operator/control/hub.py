@@ -77,6 +77,13 @@ class Hub:
         """Takes reports for a server. Its plan is not shown before `publish`."""
         self._channels.setdefault(server, _Channel(self._clock))
 
+    def close(self, server: str) -> None:
+        """Forgets a server, of which there is nothing left."""
+        channel = self._channels.pop(server, None)
+        if channel is not None:
+            channel.sure = False
+            channel.wake()
+
     def publish(self, server: str, plan: ServingPlan | None, renewed: tuple[str, ...] = ()) -> None:
         """Shows a plan (None: that there is none) to all subscribers, at once. The durable write was acknowledged."""
         channel = self._channels[server]
@@ -92,9 +99,9 @@ class Hub:
         channel.sure = False
         channel.wake()
 
-    def confirm(self, server: str) -> None:
-        """The hold, and that the durable object still has the plan's epoch, were confirmed now."""
-        self._channels[server].confirmed = self._clock()
+    def confirm(self, server: str, age: float = 0.0) -> None:
+        """The hold, and that the durable object still has the plan's epoch, were confirmed `age` seconds ago."""
+        self._channels[server].confirmed = self._clock() - age
 
     def offer_samples(self, server: str, samples: Mapping[str, bytes]) -> None:
         """Acceptance samples by digest, instead of those offered before."""

@@ -18,10 +18,14 @@ from windlass_contract.document import DocumentError
 from windlass_contract.identifiers import ObjectName
 from windlass_contract.model_version import ModelVersionStatus
 from windlass_operator.control.hub import Hub
+from windlass_operator.driving.aside import Aside
+from windlass_operator.driving.durable import HoldLostError, StoreError
+from windlass_operator.driving.people import CONFLICT, stalled
+from windlass_operator.driving.server_worker import ServerWorker, Tools
+from windlass_operator.driving.view import ServerView
 from windlass_operator.engine.interface import Event, Observation, Outcome
 from windlass_operator.metrics import Metrics
 
-from .aside import Aside
 from .catalogue import Catalogue, Problem, Remembered, build
 from .events import EventLog
 from .files import FileProblemError, remove_leftovers
@@ -30,11 +34,11 @@ from .memory import load_memory, save_memory
 from .replicas import ReplicaFiles
 from .samples import SamplesReader
 from .scan import DirectoryScanner, Scan
-from .server_worker import LockLostError, ServerWorker, Tools
-from .statuses import CONFLICT, FILE_INVALID, StatusFiles, stalled
-from .store import StateStore, StoreError
+from .statuses import FILE_INVALID, StatusFiles
+from .store import FolderStore, StateStore
+from .telling import FolderPeople
 from .tokens import ensure_token
-from .view import ServerView, view_of
+from .view import view_of
 
 STANDBY_SECONDS = 0.1
 """How often one that stands by tries to take over."""
@@ -162,17 +166,16 @@ class DirectoryDriver:
         await asyncio.to_thread(self._prepare)
         self._hub.act()
         self._tools = Tools(
-            store=self._store,
+            store=FolderStore(self._store),
             hub=self._hub,
             reconcile=self._reconcile,
             view=lambda server: self._views[server],
-            show=self._show,
-            replicas=ReplicaFiles(self._folders.replicas, time.monotonic),
-            events=self._events,
+            people=FolderPeople(
+                ReplicaFiles(self._folders.replicas, time.monotonic), self._events, self._show, self._writing
+            ),
             metrics=self._metrics,
             holds=self.lock.holds,
             acting_since=time.monotonic(),
-            writing=self._writing,
         )
         stopping = asyncio.Event()
         try:
@@ -181,7 +184,7 @@ class DirectoryDriver:
                 group.create_task(self._follow(stopping, group))
                 group.create_task(self._aside.run())
                 group.create_task(self._end(stop, stopping))
-        except* LockLostError as errors:
+        except* HoldLostError as errors:
             self._log.error("lock.lost", error=str(errors.exceptions[0]))
 
     async def _end(self, stop: asyncio.Event, stopping: asyncio.Event) -> None:
@@ -361,7 +364,8 @@ class DirectoryDriver:
                 name = problem.name or _name_of_file(problem)
                 # What else is true of it isn't known before its server was looked at.
                 if name and (name in result or owners.get(name) not in unseen):
-                    result[name] = stalled(result.get(name), problem, reason)
+                    message = problem.message if reason == CONFLICT else f"{problem.file}: {problem.message}"
+                    result[name] = stalled(result.get(name), reason, message)
         return result
 
 

@@ -5,34 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from windlass_contract.canonical import digest_of_bytes
-from windlass_contract.document import DocumentError, load_json, load_yaml
 from windlass_contract.model_version import AcceptanceSource
-from windlass_contract.samples import MAX_SAMPLES_BYTES, AcceptanceSamples
+from windlass_contract.samples import MAX_SAMPLES_BYTES
+from windlass_operator.driving.samples import NO_SAMPLES, Samples, SamplesChecker
 
 from .files import FileProblemError, read_bounded
 
 
-@dataclass(frozen=True)
-class Samples:
-    """What is there of the samples that a ModelVersion asks for."""
-
-    digest: str | None = None
-    data: bytes = b""
-    problem: str = ""
-    """Why they can't be had; then `digest` is None."""
-
-
-NO_SAMPLES = Samples()
-
-
 @dataclass
 class SamplesReader:
-    """Reads samples files; what was valid once isn't checked again."""
+    """Reads samples files."""
 
     folder: Path
-    _problems: dict[str, str] = field(default_factory=dict)
-    """By digest of the bytes; empty: none."""
+    _checker: SamplesChecker = field(default_factory=SamplesChecker)
 
     def read(self, source: AcceptanceSource | None) -> Samples:
         """The samples that `source` names. Blocks."""
@@ -51,24 +36,4 @@ class SamplesReader:
             return Samples(problem=f"there is no samples file {path}; put it there")
         except FileProblemError as error:
             return Samples(problem=f"{path}: {error}")
-        digest = digest_of_bytes(data)
-        if source.digest is not None and digest != source.digest:
-            return Samples(
-                problem=f"{path} has digest {digest}, spec.verify.samples.digest is {source.digest}: "
-                "put the file there that it was made from"
-            )
-        problem = self._check(digest, data, str(path))
-        return Samples(problem=problem) if problem else Samples(digest, data)
-
-    def _check(self, digest: str, data: bytes, source: str) -> str:
-        if digest not in self._problems:
-            if len(self._problems) > 1000:
-                self._problems.clear()
-            try:
-                is_json = data.lstrip()[:1] == b"{"
-                load = load_json if is_json else load_yaml  # people write both; JSON is read a hundred times faster
-                AcceptanceSamples.parse(load(data, source, MAX_SAMPLES_BYTES), source)
-                self._problems[digest] = ""
-            except DocumentError as error:
-                self._problems[digest] = str(error)[:2000]
-        return self._problems[digest]
+        return self._checker.check(data, str(path), source.digest)

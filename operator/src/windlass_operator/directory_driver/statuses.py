@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,35 +10,13 @@ import yaml
 
 from windlass_contract.document import DocumentError, load_yaml
 from windlass_contract.identifiers import API_VERSION
-from windlass_contract.model_version import Condition, ConditionStatus, ConditionType, ModelVersionStatus
+from windlass_contract.model_version import ModelVersionStatus
+from windlass_operator.driving.people import with_transition_times
 
-from .catalogue import Problem
 from .files import FileProblemError, read_bounded, remove, write_atomically
 
 MAX_STATUS_BYTES = 1024 * 1024
 FILE_INVALID = "FileInvalid"
-CONFLICT = "Conflict"
-
-
-def stalled(status: ModelVersionStatus | None, problem: Problem, reason: str) -> ModelVersionStatus:
-    """A status that says, before all else, that the ModelVersion's file isn't taken as it is; the rest stays true."""
-    message = problem.message if reason == CONFLICT else f"{problem.file}: {problem.message}"
-    if status is None:
-        unknown = [
-            Condition(type=kind, status=ConditionStatus.UNKNOWN, reason=reason, message="")
-            for kind in ConditionType
-            if kind is not ConditionType.STALLED
-        ]
-        status = ModelVersionStatus(phase="Conflict" if reason == CONFLICT else "Stalled", conditions=unknown)
-    condition = Condition(
-        type=ConditionType.STALLED,
-        status=ConditionStatus.TRUE,
-        reason=reason,
-        message=message,
-        observed_generation=status.observed_generation,
-    )
-    others = [each for each in status.conditions if each.type is not ConditionType.STALLED]
-    return status.model_copy(update={"message": message, "conditions": [*others, condition]})
 
 
 class StatusFiles:
@@ -93,19 +71,6 @@ class StatusFiles:
         if problem is not None:
             raise problem
         return changed
-
-
-def with_transition_times(status: ModelVersionStatus, before: Iterable[Condition], now: datetime) -> ModelVersionStatus:
-    """Each condition with the time of its last change of `status`."""
-    known = {each.type: each for each in before}
-    text = now.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    dated = []
-    for condition in status.conditions:
-        old = known.get(condition.type)
-        same = old is not None and old.status is condition.status and old.last_transition_time
-        time = old.last_transition_time if old is not None and same else text
-        dated.append(condition.model_copy(update={"last_transition_time": time}))
-    return status.model_copy(update={"conditions": dated})
 
 
 def render(name: str, status: ModelVersionStatus) -> bytes:

@@ -6,42 +6,21 @@ generation, and a write that was computed from this one is refused.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from windlass_contract.canonical import digest_of_bytes
 from windlass_contract.document import DocumentError
 from windlass_contract.record import ServerState
+from windlass_operator.driving.durable import DamagedStateError, StoreConflictError, Stored, StoreError
 
 from .files import FileProblemError, read_bounded, write_atomically
 from .lock import StateLock
 
 MAX_STATE_BYTES = 64 * 1024 * 1024
 _FILE_NAME = re.compile(r"([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)\.json")
-
-
-class StoreError(Exception):
-    """The durable object can't be read or written now; the message names the file."""
-
-
-class StoreConflictError(Exception):
-    """The durable object isn't what the write was computed from, or the lock is lost: compute again."""
-
-
-class DamagedStateError(Exception):
-    """The file is there and is no `ServerState` of its server."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A durable object as it was read."""
-
-    state: ServerState | None
-    """None: there is none."""
-    generation: str
-    """Of the file; empty: there is none."""
 
 
 class StateStore:
@@ -117,3 +96,26 @@ class StateStore:
             return None
         except FileProblemError as error:
             raise StoreError(f"{self.path(server)}: {error}") from error
+
+
+class FolderStore:
+    """The same for the passes: off the event loop. What it says is as old as the answer."""
+
+    def __init__(self, store: StateStore) -> None:
+        self._store = store
+
+    async def age(self, key: str, generation: str) -> float | None:
+        """0, or None: the file has another generation. Raises `StoreError`."""
+        return 0.0 if await asyncio.to_thread(self._store.generation, key) == generation else None
+
+    async def read(self, key: str) -> Stored:
+        """See `StateStore.read`."""
+        return await asyncio.to_thread(self._store.read, key)
+
+    async def put_aside(self, key: str) -> str:
+        """See `StateStore.put_aside`."""
+        return str(await asyncio.to_thread(self._store.put_aside, key))
+
+    async def write(self, key: str, state: ServerState, expected: str) -> str:
+        """See `StateStore.write`."""
+        return await asyncio.to_thread(self._store.write, key, state, expected)

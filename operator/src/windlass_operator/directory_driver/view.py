@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
-from windlass_contract.decision import Decision, DecisionSpec
+from windlass_contract.decision import Decision
+from windlass_operator.driving.samples import Samples
+from windlass_operator.driving.view import ServerView
 from windlass_operator.engine.interface import SeenModelVersion
 
 from .catalogue import Catalogue
-from .samples import Samples, SamplesReader
-
-
-@dataclass(frozen=True)
-class ServerView:
-    """The directory, for one server."""
-
-    model_versions: tuple[SeenModelVersion, ...] = ()
-    decisions: tuple[DecisionSpec, ...] = ()
-    frozen: str = ""
-    samples: Mapping[str, bytes] = field(default_factory=dict)
-    """By digest."""
+from .samples import SamplesReader
 
 
 def view_of(server: str, catalogue: Catalogue, decisions: tuple[Decision, ...], reader: SamplesReader) -> ServerView:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -20,9 +20,8 @@ from windlass_operator.engine.interface import Event, Observation, Outcome, Seen
 from windlass_operator.metrics import Metrics
 
 from .aside import Aside
-from .events import EventLog
-from .replicas import ReplicaFiles
-from .store import DamagedStateError, StateStore, StoreConflictError, StoreError
+from .durable import DamagedStateError, DurableStore, HoldLostError, StoreConflictError, StoreError
+from .people import People
 from .view import ServerView
 
 CONFIRM_SECONDS = 1.0
@@ -35,34 +34,28 @@ _ATTEMPTS = 5
 class Tools:
     """What the workers of one operator share."""
 
-    store: StateStore
+    store: DurableStore
     hub: Hub
     reconcile: Callable[[Observation], Outcome]
     view: Callable[[str], ServerView]
-    show: Callable[[str, Mapping[str, ModelVersionStatus]], Awaitable[None]]
-    """Takes the statuses of a server to where people see them."""
-    replicas: ReplicaFiles
-    events: EventLog
+    people: People
     metrics: Metrics
     holds: Callable[[], bool]
     """Whether this operator is still the one that acts."""
     acting_since: float
-    writing: asyncio.Lock
-    """Held while something is written for people: a slow disk keeps one thread of the pool busy, not all of them."""
     clock: Callable[[], float] = time.monotonic
-
-
-class LockLostError(Exception):
-    """Another may act by now."""
 
 
 class ServerWorker:
     """The passes over one server, one after the other; `wake` asks for the next."""
 
-    def __init__(self, server: str, tools: Tools) -> None:
-        self.server = server
+    def __init__(self, key: str, tools: Tools) -> None:
+        self.key = key
+        """Names the server among all of this operator."""
+        self.server = key.rpartition("/")[2]
+        """Its name, as its replicas know it; on a cluster the key has the namespace before it."""
         self._tools = tools
-        self._log = structlog.get_logger("windlass.reconcile").bind(server=server)
+        self._log = structlog.get_logger("windlass.reconcile").bind(server=key)
         self._wake = asyncio.Event()
         self._generation: str | None = None
         """Of the durable object as last read or written; None: not read yet."""
@@ -81,7 +74,7 @@ class ServerWorker:
         self._wake.set()
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Passes until `stopping`, and until all that follows from them is told. Raises `LockLostError`."""
+        """Passes until `stopping`, and until all that follows from them is told. Raises `HoldLostError`."""
         telling = asyncio.create_task(self._aside.run())
         try:
             while not stopping.is_set():
@@ -99,45 +92,45 @@ class ServerWorker:
         """One pass that survives what can go wrong; returns the seconds until the next."""
         metrics = self._tools.metrics
         try:
-            with metrics.reconcile_seconds.labels(self.server).time():
+            with metrics.reconcile_seconds.labels(self.key).time():
                 outcome = await self.reconcile()
         except StoreError as error:
             # Not confirmed any more: in a few seconds the endpoint answers 503, and replicas go on with what they have.
             self._log.error("store.failed", error=str(error), retry_seconds=CONFIRM_SECONDS)
-            metrics.reconciles.labels(self.server, "failed").inc()
+            metrics.reconciles.labels(self.key, "failed").inc()
             return CONFIRM_SECONDS
-        except LockLostError:
+        except HoldLostError:
             raise
         except Exception:  # noqa: BLE001 - as the comment says
             # A fault of ours with this server must not stop the passes over the others.
             self._log.exception("reconcile.failed", retry_seconds=CONFIRM_SECONDS)
-            metrics.reconciles.labels(self.server, "failed").inc()
+            metrics.reconciles.labels(self.key, "failed").inc()
             return CONFIRM_SECONDS
-        metrics.subscribed.labels(self.server).set(self._tools.hub.subscribed(self.server))
+        metrics.subscribed.labels(self.key).set(self._tools.hub.subscribed(self.key))
         if outcome is None or outcome.revisit_after is None:
             return CONFIRM_SECONDS
         return max(0.0, min(outcome.revisit_after, CONFIRM_SECONDS))
 
     async def reconcile(self) -> Outcome | None:
         """One pass, level-triggered; None: others wrote in between again and again. Raises `StoreError`,
-        `LockLostError`.
+        `HoldLostError`.
         """
         tools = self._tools
         for _ in range(_ATTEMPTS):
             await self._read()
             now = tools.clock()
-            view = tools.view(self.server)
+            view = tools.view(self.key)
             observation = self._observe(view, now)
             outcome = tools.reconcile(observation)
             if outcome.write:
                 try:
                     await self._write(outcome)
                 except StoreConflictError as conflict:
-                    tools.metrics.conflicts.labels(self.server).inc()
-                    tools.metrics.reconciles.labels(self.server, "conflict").inc()
+                    tools.metrics.conflicts.labels(self.key).inc()
+                    tools.metrics.reconciles.labels(self.key, "conflict").inc()
                     self._log.warning("store.conflict", error=str(conflict))
                     continue
-            tools.metrics.reconciles.labels(self.server, "written" if outcome.write else "unchanged").inc()
+            tools.metrics.reconciles.labels(self.key, "written" if outcome.write else "unchanged").inc()
             self._previous_pass = now
             self._record = outcome.record
             self._publish(outcome, view, observation)
@@ -151,8 +144,8 @@ class ServerWorker:
             model_versions=view.model_versions,
             record=self._record,
             plan=self._plan,
-            reports=tools.hub.reports(self.server),
-            replicas=None,
+            reports=tools.hub.reports(self.key),
+            replicas=view.replicas,
             decisions=view.decisions,
             elapsed=0.0 if self._previous_pass is None else max(0.0, now - self._previous_pass),
             uptime=max(0.0, now - tools.acting_since),
@@ -163,58 +156,58 @@ class ServerWorker:
         """Confirms that the durable object is the one we know, else reads what is there now."""
         tools = self._tools
         if not tools.holds():
-            raise LockLostError(f"the lock isn't held any more; server {self.server} is left alone")
+            raise HoldLostError(f"the hold isn't there any more; server {self.key} is left alone")
         if self._generation is not None:
-            generation = await asyncio.to_thread(tools.store.generation, self.server)
-            if generation == self._generation:
-                tools.hub.confirm(self.server)
+            age = await tools.store.age(self.key, self._generation)
+            if age is not None:
+                tools.hub.confirm(self.key, age)
                 return
             self._log.warning("store.changed", reason="deleted, edited or put back by somebody else; read anew")
-            tools.hub.withhold(self.server)
+            tools.hub.withhold(self.key)
         try:
-            stored = await asyncio.to_thread(tools.store.read, self.server)
+            stored = await tools.store.read(self.key)
         except DamagedStateError as error:
-            aside = await asyncio.to_thread(tools.store.put_aside, self.server)
+            aside = await tools.store.put_aside(self.key)
             self._log.error(
                 "store.damaged",
                 error=str(error),
-                put_aside=str(aside),
+                put_aside=aside,
                 remedy="it is rebuilt from what replicas report",
             )
-            stored = await asyncio.to_thread(tools.store.read, self.server)
+            stored = await tools.store.read(self.key)
         self._generation = stored.generation
         self._record = stored.state.record if stored.state else None
         self._plan = stored.state.plan if stored.state else None
-        tools.hub.confirm(self.server)
+        tools.hub.confirm(self.key)
 
     async def _write(self, outcome: Outcome) -> None:
         """Writes plan and record in one go. Raises `StoreConflictError`, `StoreError`."""
         state = ServerState(server=self.server, plan=outcome.plan, record=outcome.record)
         before = self._generation or ""
         try:
-            self._generation = await asyncio.to_thread(self._tools.store.write, self.server, state, before)
+            self._generation = await self._tools.store.write(self.key, state, before)
         except (StoreConflictError, StoreError):
             # Whether anything was written isn't known: read before the next try.
             self._generation = None
             raise
         self._count_rollouts(outcome.record)
         self._plan = outcome.plan
-        self._tools.metrics.writes.labels(self.server).inc()
-        self._tools.hub.confirm(self.server)
+        self._tools.metrics.writes.labels(self.key).inc()
+        self._tools.hub.confirm(self.key)
         self._log.info("plan.written", **_summary(outcome.plan))
 
     def _publish(self, outcome: Outcome, view: ServerView, observation: Observation) -> None:
         """After the acknowledged write: subscribers at once, people by `tell`."""
         tools = self._tools
-        tools.hub.offer_samples(self.server, view.samples)
+        tools.hub.offer_samples(self.key, view.samples)
         if outcome.gathering:
-            tools.hub.withhold(self.server)
+            tools.hub.withhold(self.key)
         else:
-            tools.hub.publish(self.server, outcome.plan, outcome.renewed)
+            tools.hub.publish(self.key, outcome.plan, outcome.renewed)
             self._statuses = outcome.statuses  # until then there are none
         if outcome.plan is not None:
-            tools.metrics.epoch.labels(self.server).set(outcome.plan.epoch)
-        tools.metrics.frozen.labels(self.server).set(bool(view.frozen))
+            tools.metrics.epoch.labels(self.key).set(outcome.plan.epoch)
+        tools.metrics.frozen.labels(self.key).set(bool(view.frozen))
         self._show_orphans(observation, outcome.record)
         self._reports = observation.reports
         remarks = tuple(
@@ -235,18 +228,11 @@ class ServerWorker:
         reports, self._reports = self._reports, None
         events, self._events = self._events, []
         if statuses is not None:
-            await tools.show(self.server, statuses)
-        async with tools.writing:
-            try:
-                if reports is not None:
-                    await asyncio.to_thread(tools.replicas.show, self.server, reports)
-            except OSError as error:
-                self._log.error("replicas.not_written", error=str(error))
-            for at, group in itertools.groupby(events, key=lambda each: each[0]):
-                try:
-                    await asyncio.to_thread(tools.events.append, self.server, [event for _, event in group], at)
-                except OSError as error:
-                    self._log.error("events.not_written", error=str(error))
+            await tools.people.show_statuses(self.key, statuses)
+        if reports is not None:
+            await tools.people.show_reports(self.key, reports)
+        for at, group in itertools.groupby(events, key=lambda each: each[0]):
+            await tools.people.tell(self.key, [event for _, event in group], at)
 
     def _count_rollouts(self, record: RolloutRecordSet | None) -> None:
         before = self._record.models if self._record else {}
@@ -254,7 +240,7 @@ class ServerWorker:
             known = [_verdict_key(verdict) for verdict in before[name].verdicts] if name in before else []
             for verdict in model.verdicts:
                 if _verdict_key(verdict) not in known:
-                    self._tools.metrics.rollouts.labels(self.server, name, verdict.outcome).inc()
+                    self._tools.metrics.rollouts.labels(self.key, name, verdict.outcome).inc()
 
     def _show_orphans(self, observation: Observation, record: RolloutRecordSet | None) -> None:
         present = {
@@ -262,7 +248,7 @@ class ServerWorker:
         }
         for name, model in (record.models if record else {}).items():
             orphan = model.committed is not None and (name, model.committed.version) not in present
-            self._tools.metrics.orphans.labels(self.server, name).set(orphan)
+            self._tools.metrics.orphans.labels(self.key, name).set(orphan)
 
 
 def _verdict_key(verdict: Verdict) -> object:

@@ -36,4 +36,4 @@ class Aside:
                 await self._work()
             except Exception:  # noqa: BLE001 - as the comment says
                 # A fault of ours: it must stop neither the passes nor what is to be told later.
-                structlog.get_logger("windlass.directory").exception("telling.failed")
+                structlog.get_logger("windlass.telling").exception("telling.failed")

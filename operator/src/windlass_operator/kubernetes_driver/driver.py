@@ -1,0 +1,404 @@
+"""The Kubernetes driver: one Lease that says who acts, one cache of the cluster, one worker per server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import kopf
+import structlog
+
+from windlass_operator.control.hub import Hub
+from windlass_operator.driving.durable import HoldLostError
+from windlass_operator.driving.server_worker import ServerWorker, Tools
+from windlass_operator.driving.view import ServerView
+from windlass_operator.engine.interface import Event, Observation, Outcome
+from windlass_operator.metrics import Metrics
+
+from .api import FORBIDDEN, NOT_FOUND, Api, ApiError, collection
+from .authority import RENEW_SECONDS as CERTIFICATE_SECONDS
+from .authority import Authority
+from .cluster import Cluster, Seen
+from .lease import RENEW_SECONDS, Lease
+from .objects import Named, SeenObject, SeenPod
+from .samples import SamplesOfConfigMaps
+from .store import ConfigMapStore
+from .telling import SPEC_INVALID, ClusterPeople
+from .watching import KINDS, Watch
+
+RESYNC_SECONDS = 300.0
+"""Between complete lists: kopf makes none by itself, and a lost event must not stay lost."""
+RETRY_SECONDS = 10.0
+"""Between tries to see what couldn't be seen."""
+TEND_SECONDS = 1.0
+"""Between looks at samples, the CA's ConfigMaps and the health of the watch, when nothing asks for one."""
+WATCH_SECONDS = 10.0
+STUCK_SECONDS = 60.0
+"""After which a driver that doesn't come round, or watches nothing, isn't live."""
+
+
+@dataclass
+class _Running:
+    worker: ServerWorker
+    stop: asyncio.Event
+    task: asyncio.Task[None]
+
+
+class KubernetesDriver:
+    """Drives the rollout engine from the ModelVersions of some namespaces; None: of all."""
+
+    def __init__(
+        self,
+        api: Api,
+        info: kopf.ConnectionInfo,
+        lease: Lease,
+        hub: Hub,
+        reconcile: Callable[[Observation], Outcome],
+        metrics: Metrics,
+        *,
+        namespaces: tuple[str, ...] | None = None,
+        authority: Authority | None = None,
+    ) -> None:
+        self._api = api
+        self._info = info
+        self.lease = lease
+        self._hub = hub
+        self._reconcile = reconcile
+        self._metrics = metrics
+        self._asked = namespaces
+        self._authority = authority
+        self._log = structlog.get_logger("windlass.kubernetes")
+        self._turned = time.monotonic()
+        self._forget()
+        hub.on_news = self._wake
+
+    def _forget(self) -> None:
+        """Begins anew: nothing of a time when another acted is trusted."""
+        self._acting = False
+        self._cluster = Cluster()
+        self._store = ConfigMapStore(self._api)
+        self._samples = SamplesOfConfigMaps(self._api)
+        self._people = ClusterPeople(self._api, self._cluster, self.lease.identity)
+        self._running: dict[str, _Running] = {}
+        self._views: dict[str, ServerView] = {}
+        self._blind: dict[str | None, str] = {}
+        """Why a namespace can't be seen."""
+        self._watch: Watch | None = None
+        self._watched = time.monotonic()
+        """When the watch was last seen to be well."""
+        self._dirty: set[str] = set()
+        self._changed = asyncio.Event()
+        self._resync = asyncio.Event()
+        self._said: set[tuple[str, str]] = set()
+
+    # Who acts.
+
+    async def run(self, stop: asyncio.Event, on_acting: Callable[[], Awaitable[None]]) -> None:
+        """Acts whenever it holds the Lease, until `stop`. `on_acting` is called first each time."""
+        certificates = asyncio.create_task(self._keep_certificate())
+        try:
+            while await self._acquire(stop):
+                await on_acting()
+                try:
+                    await self._act(stop)
+                finally:
+                    self._acting = False
+                    self._metrics.acting.set(0)
+                    self._hub.rest("this operator doesn't act: it stops, or another one took over")
+            with contextlib.suppress(ApiError):
+                await self.lease.release()
+        finally:
+            certificates.cancel()
+
+    def acting(self) -> bool:
+        """Whether it is the one that acts, and turns."""
+        return self._acting and self.lease.held() and self.turning()
+
+    def turning(self) -> bool:
+        """Whether its loop came round lately; and its watch, if it acts."""
+        now = time.monotonic()
+        return now - self._turned < STUCK_SECONDS and (not self._acting or now - self._watched < STUCK_SECONDS)
+
+    def pods(self) -> Seen[SeenPod] | None:
+        """The Pods of servers; None: this operator doesn't act."""
+        return self._cluster.pods if self._acting else None
+
+    async def _acquire(self, stop: asyncio.Event) -> bool:
+        """Waits for the Lease; False: asked to stop before."""
+        said = ""
+        while not stop.is_set():
+            self._turned = time.monotonic()
+            try:
+                if await self.lease.attempt():
+                    return True
+                why = f"another operator acts: {self.lease.holder}"
+            except ApiError as error:
+                why = str(error)
+            if why != said:
+                self._log.info("lease.waiting", reason=why, effect="standing by")
+                said = why
+            self._hub.rest(f"this operator stands by; {why}")
+            await _wait(stop, RENEW_SECONDS)
+        return False
+
+    async def _act(self, stop: asyncio.Event) -> None:
+        self._forget()
+        self._hub.act()
+        self._tools = Tools(
+            store=self._store,
+            hub=self._hub,
+            reconcile=self._reconcile,
+            view=lambda key: self._views[key],
+            people=self._people,
+            metrics=self._metrics,
+            holds=self.lease.held,
+            acting_since=time.monotonic(),
+        )
+        stopping = asyncio.Event()
+        tasks: list[asyncio.Task[Any]] = []
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks += (group.create_task(work(stopping)) for work in (self._confirm, self._see, self._tend))
+                tasks.append(group.create_task(self._settle(stopping, group)))
+                group.create_task(self._end(stop, stopping, tasks))
+        except* HoldLostError as errors:
+            self._log.error("lease.lost", error=str(errors.exceptions[0]))
+        finally:
+            if self._watch is not None:
+                await self._watch.stop()
+
+    async def _end(self, stop: asyncio.Event, stopping: asyncio.Event, tasks: list[asyncio.Task[Any]]) -> None:
+        """Lets every worker finish what it is at, a write above all."""
+        await stop.wait()
+        stopping.set()
+        for running in self._running.values():
+            running.stop.set()
+            running.worker.wake()
+        for task in tasks:
+            task.cancel()
+
+    async def _confirm(self, stopping: asyncio.Event) -> None:
+        """Renews the Lease and looks at the durable objects, by two requests. Raises `HoldLostError`."""
+        while not stopping.is_set():
+            self._turned = time.monotonic()
+            try:
+                if not await self.lease.attempt():
+                    raise HoldLostError(f"another operator has taken the Lease: {self.lease.holder}")
+                for key in await self._store.look(self._namespaces()):
+                    self._touch(key)
+                    self._wake(key)
+            except ApiError as error:
+                self._log.warning("api.failed", error=str(error), effect="nothing is confirmed; tried again")
+            if not self.lease.held():
+                raise HoldLostError("the Lease could not be renewed in time")
+            await asyncio.sleep(RENEW_SECONDS)
+
+    # What there is.
+
+    def _namespaces(self) -> list[str | None]:
+        """Those that can be seen; `[None]`: all at once."""
+        asked: tuple[str | None, ...] = self._asked if self._asked is not None else (None,)
+        return [each for each in asked if each not in self._blind]
+
+    async def _see(self, stopping: asyncio.Event) -> None:
+        """Lists everything, then watches; lists again once in a while, and starts a watch that died anew."""
+        while not stopping.is_set():
+            self._resync.clear()
+            asked: tuple[str | None, ...] = self._asked if self._asked is not None else (None,)
+            for namespace in asked:
+                await self._list(namespace)
+            visible = self._namespaces()
+            self._metrics.unseen_namespaces.set(len(asked) - len(visible))
+            if visible:
+                try:
+                    await self._store.look(visible)
+                except ApiError as error:
+                    self._log.error("api.failed", error=str(error))
+                    await _wait(self._resync, RETRY_SECONDS)
+                    continue
+                await self._follow(visible)
+                self._acting = True
+                self._metrics.acting.set(1)
+                for key in self._known():
+                    self._touch(key)
+            elif not self._acting:
+                self._watched = time.monotonic()  # it waits for its rights: a restart would give it none
+            await self._await_next(RETRY_SECONDS if self._blind else RESYNC_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311
+
+    async def _await_next(self, seconds: float) -> None:
+        """Until it is time for the next complete look, or the watch has died."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not self._resync.is_set():
+            await _wait(self._resync, min(left, WATCH_SECONDS))
+            if self._watch is None:
+                continue
+            why = await self._watch.dead()
+            if not why:
+                self._watched = time.monotonic()
+                continue
+            self._log.error("watch.dead", reason=why, effect="everything is listed, and kopf is started anew")
+            self._metrics.watch_restarts.inc()
+            watch, self._watch = self._watch, None
+            await watch.stop()
+            return
+
+    async def _list(self, namespace: str | None) -> None:
+        """Everything of a namespace; what can't be seen is said once, with the remedy."""
+        try:
+            for kind, (_, labels, read) in KINDS.items():
+                query = {"labelSelector": labels} if labels else None
+                items, at = await self._api.items(collection(kind, namespace), query)
+                seen: Seen[Any] = getattr(self._cluster, _FIELDS[kind])
+                seen.replace([read(item) for item in items], at, namespace)
+        except ApiError as error:
+            remedy = {
+                FORBIDDEN: "; give the operator's service account its role there, or don't name the namespace",
+                NOT_FOUND: "; is the CRD modelversions.windlass.dev installed?",
+            }.get(error.status, "")
+            why = f"{f'namespace {namespace}' if namespace else 'the cluster'} can't be seen: {error}{remedy}"
+            if self._blind.get(namespace) != why:
+                self._log.error("namespace.unseen", namespace=namespace or "", error=why, retry_seconds=RETRY_SECONDS)
+            self._blind[namespace] = why
+        else:
+            if self._blind.pop(namespace, ""):
+                self._log.info("namespace.seen", namespace=namespace or "")
+
+    async def _follow(self, visible: list[str | None]) -> None:
+        """Watches what can be seen; kopf's watchers are for namespaces named at its start."""
+        wanted = None if visible == [None] else tuple(each for each in visible if each is not None)
+        if self._watch is not None and self._watch.namespaces != wanted:
+            watch, self._watch = self._watch, None
+            await watch.stop()
+        if self._watch is None:
+            self._watch = Watch(self._info, wanted, self._take)
+        self._watched = time.monotonic()
+
+    def _take(self, kind: str, deleted: bool, item: Named) -> None:
+        """News from a watch."""
+        seen: Seen[Any] = getattr(self._cluster, _FIELDS[kind])
+        before = seen.get(item.namespace, item.name)
+        if deleted:
+            seen.drop(item)
+        else:
+            seen.put(item)
+        for each in (before, item):
+            server = getattr(each, "server", "")
+            if server:
+                self._touch(f"{item.namespace}/{server}")
+        if isinstance(item, SeenObject) and not item.server:
+            for key in self._known():
+                if key.startswith(f"{item.namespace}/"):
+                    self._touch(key)
+
+    # Servers.
+
+    def _known(self) -> set[str]:
+        """Servers that anything names, a durable object too: what serves goes on serving."""
+        return self._cluster.servers() | self._store.servers()
+
+    def _touch(self, key: str) -> None:
+        """Something about a server may have changed."""
+        self._dirty.add(key)
+        self._changed.set()
+
+    def _wake(self, key: str) -> None:
+        running = self._running.get(key)
+        if running is not None:
+            running.worker.wake()
+
+    async def _settle(self, stopping: asyncio.Event, group: asyncio.TaskGroup) -> None:
+        """Makes views of what changed, wakes workers, starts those of new servers, and ends those of servers that are
+        gone.
+        """
+        while not stopping.is_set():
+            await self._changed.wait()
+            self._changed.clear()
+            dirty, self._dirty = self._dirty, set()
+            if not self._acting:
+                continue
+            news = await self._samples.refresh(each for each in self._cluster.model_versions)
+            known = self._known()
+            for key in dirty | news | (known - self._running.keys()):
+                if key in known:
+                    self._look_at(key, group)
+                elif key in self._running:
+                    self._retire(key)
+
+    def _look_at(self, key: str, group: asyncio.TaskGroup) -> None:
+        namespace = key.partition("/")[0]
+        blind = self._blind.get(namespace, "") or self._blind.get(None, "")
+        view = self._cluster.view(key, self._samples.get, blind)
+        self._say(key)
+        if view == self._views.get(key) and key in self._running:
+            self._wake(key)  # a status may have been wiped
+            return
+        self._views[key] = view
+        if key in self._running:
+            self._wake(key)
+            return
+        self._hub.open(key)
+        worker, stop = ServerWorker(key, self._tools), asyncio.Event()
+        self._running[key] = _Running(worker, stop, group.create_task(worker.run(stop)))
+        self._log.info("server.found", server=key)
+
+    def _retire(self, key: str) -> None:
+        """Nothing names the server any more, no Pod and no durable object: its namespace was deleted, most likely."""
+        running = self._running.pop(key)
+        running.stop.set()
+        running.worker.wake()
+        running.task.add_done_callback(lambda _: self._gone(key))
+        self._log.info("server.gone", server=key)
+
+    def _gone(self, key: str) -> None:
+        if key not in self._running:
+            self._hub.close(key)
+            self._store.forget(key)
+            self._views.pop(key, None)
+            self._metrics.forget(key)
+
+    def _say(self, key: str) -> None:
+        """What is wrong with a server's ModelVersions and decisions: once each, in the log and as an Event."""
+        events = []
+        for each in self._cluster.of_server(key):
+            problems = [(SPEC_INVALID, each.problem)] if each.problem else []
+            for reason, text in [*problems, *(("DecisionInvalid", text) for text in each.bad_decisions)]:
+                if (each.uid, text) not in self._said:
+                    self._said.add((each.uid, text))
+                    events.append(Event(each.name, "Warning", reason, text))
+                    self._log.warning("object.refused", server=key, name=each.name, reason=reason, message=text)
+        if events:
+            asyncio.get_running_loop().create_task(self._people.tell(key, events, datetime.now(UTC)))
+
+    async def _tend(self, stopping: asyncio.Event) -> None:
+        """Once in a while: samples that are due, and the CA where servers are."""
+        while not stopping.is_set():
+            await asyncio.sleep(TEND_SECONDS)
+            for key in await self._samples.refresh(each for each in self._cluster.model_versions):
+                self._touch(key)
+            if self._authority is not None and self._acting:
+                await self._authority.hand_out(self._cluster.namespaces(), time.monotonic())
+
+    async def _keep_certificate(self) -> None:
+        """Renews it when that is due, or another operator has."""
+        while True:
+            await asyncio.sleep(CERTIFICATE_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311
+            if self._authority is not None:
+                try:
+                    await self._authority.refresh()
+                except ApiError as error:
+                    self._log.error("certificate.not_renewed", error=str(error))
+
+
+_FIELDS = {"modelversions": "model_versions", "pods": "pods", "deployments": "deployments"}
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

@@ -1,0 +1,95 @@
+"""Whose control token it is: the API server says which Pod, and the Pod's label which server."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+import structlog
+
+from windlass_operator.control.auth import Identity
+from windlass_operator.control.hub import NotActingError
+
+from .api import TOKEN_REVIEWS, Api, ApiError, Object
+from .cluster import Seen
+from .objects import SeenPod
+
+AUDIENCE = "windlass-operator"
+GOOD_SECONDS = 30.0
+"""For which the API server's word is taken; the Pod's label is looked at each time."""
+BAD_SECONDS = 5.0
+MAX_REMEMBERED = 10_000
+_POD_NAME = "authentication.kubernetes.io/pod-name"
+_POD_UID = "authentication.kubernetes.io/pod-uid"
+_USER = "system:serviceaccount:"
+
+Who = tuple[str, str, str]
+"""Namespace, name and uid of a Pod."""
+
+
+class TokenReviews:
+    """Identifies Pods by their projected service account tokens."""
+
+    def __init__(
+        self,
+        api: Api,
+        pods: Callable[[], Seen[SeenPod] | None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._api = api
+        self._pods = pods
+        self._clock = clock
+        self._remembered: OrderedDict[bytes, tuple[Who | None, float]] = OrderedDict()
+        """By hash of the token: whose it is (None: nobody's), and until when that is believed."""
+
+    async def identify(self, token: str, server: str) -> Identity | None:  # noqa: ARG002 - as the protocol has it
+        """The Pod's server; None: it is nobody's, or of a Pod that is no server's. Raises `NotActingError`."""
+        pods = self._pods()
+        if pods is None:
+            raise NotActingError("this operator doesn't act; another one does")
+        who = await self._who(token)
+        if who is None:
+            return None
+        pod = pods.get(who[0], who[1])
+        if pod is None or pod.uid != who[2] or not pod.server:
+            return None
+        return Identity(pod.server, pod.name, pod.namespace)
+
+    async def _who(self, token: str) -> Who | None:
+        key = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+        known = self._remembered.get(key)
+        now = self._clock()
+        if known is not None and now < known[1]:
+            return known[0]
+        body = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": {"token": token, "audiences": [AUDIENCE]},
+        }
+        try:
+            answer = await self._api.request("POST", TOKEN_REVIEWS, body)
+        except ApiError as error:
+            structlog.get_logger("windlass.reviews").warning("token.not_reviewed", error=str(error))
+            raise NotActingError("whose control token it is can't be asked of the API server now") from error
+        who = pod_of_review(answer)
+        self._remembered[key] = (who, now + (BAD_SECONDS if who is None else GOOD_SECONDS))
+        self._remembered.move_to_end(key)
+        while len(self._remembered) > MAX_REMEMBERED:
+            self._remembered.popitem(last=False)
+        return who
+
+
+def pod_of_review(answer: Object) -> Who | None:
+    """The Pod that a reviewed token was given to; None: it is none of a Pod for us."""
+    status = answer.get("status") or {}
+    user = status.get("user") or {}
+    name = str(user.get("username") or "")
+    if status.get("authenticated") is not True or AUDIENCE not in (status.get("audiences") or ()):
+        return None
+    extra = user.get("extra") or {}
+    pod, uid = (extra.get(_POD_NAME) or [""])[0], (extra.get(_POD_UID) or [""])[0]
+    if not name.startswith(_USER) or not pod or not uid:
+        return None
+    return name.removeprefix(_USER).partition(":")[0], pod, uid
