@@ -227,7 +227,8 @@ def test_the_directory_is_never_written(stage: Any, workspace: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "environment", "code", "said"),
     [
-        (["kubernetes"], {}, 2, "isn't in this version"),
+        (["kubernetes"], {"KUBECONFIG": "/nowhere", "HOME": "/nowhere"}, 1, "the kubeconfig can't be used"),
+        (["kubernetes", "--namespace", "No_Name"], {}, 2, "--namespace"),
         ([], {}, 2, "usage"),
         (["directory"], {}, 2, "DIR"),
         (["directory", "/nowhere/at/all"], {}, 1, "there is no folder /nowhere/at/all"),
