@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import yaml
+from image_kit import Images
 from windlass_lab.errors import CommandError
 from windlass_lab.testing.docker import DockerEngine, keep
 from windlass_lab.testing.waiting import until
@@ -46,6 +47,7 @@ class Deployment:
     """What Compose and a Swarm have in common: a folder, a model (version v answers (v + 1) x), and questions."""
 
     engine: DockerEngine
+    images: Images
     name: str
     folder: Path
     model: str = "line"
@@ -60,6 +62,7 @@ class Deployment:
             (self.folder / each).mkdir()
         settings = {
             "WINDLASS_SERVER": self.server,
+            "WINDLASS_VERSION": self.images.server.rpartition(":")[2],
             "WINDLASS_PUBLISH": self.published,
             "WINDLASS_SERVER_MEMORY": "3g",
         }
@@ -147,7 +150,10 @@ class Deployment:
 
     def roll(self, version: int, **spec: Any) -> str:
         """Packs a version that wasn't there and applies it, as `mv` does; gives the ModelVersion's name."""
-        digest = read_manifest(affine(self.folder / "models", self.model, version, version + 1.0, 0.0)).digest
+        folder = affine(self.folder / "models", self.model, version, version + 1.0, 0.0)
+        # Containers run as another user; `windlass pack` leaves files that everyone can read.
+        self.run(f"chmod -R a+rX {folder.parent}")
+        digest = read_manifest(folder).digest
         name = self.version_name(version)
         document = {
             "apiVersion": "windlass.dev/v1alpha1",
@@ -174,7 +180,7 @@ class Deployment:
             return {}
         return (yaml.safe_load(text) or {}).get("status", {})
 
-    def wait_for_phase(self, name: str, phase: str, timeout: float = 120) -> dict[str, Any]:
+    def wait_for_phase(self, name: str, phase: str, timeout: float = 240) -> dict[str, Any]:
         """Waits for a phase, and gives the status."""
         seen: dict[str, Any] = {}
 

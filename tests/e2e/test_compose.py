@@ -20,7 +20,7 @@ from windlass_contract.health import HEALTH
 from windlass_testing.evidence import measured
 from windlass_testing.one_machine import BIN
 
-pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("made_images")]
+pytestmark = pytest.mark.lab
 
 REPLICAS = 3
 
@@ -31,7 +31,7 @@ def project(
 ) -> Iterator[ComposeDeployment]:
     """Three replicas with nothing to serve at first; version 1 was rolled out to them."""
     name = f"compose-{secrets.token_hex(3)}"
-    project = ComposeDeployment(docker_engine, name, tmp_path_factory.mktemp(name))
+    project = ComposeDeployment(docker_engine, made_images, name, tmp_path_factory.mktemp(name))
     try:
         project.up(REPLICAS)
         project.serve(1)
@@ -111,6 +111,7 @@ def test_replicas_that_come_and_go_lose_nothing(project: ComposeDeployment) -> N
     )
 
 
+@pytest.mark.timeout(900)
 def test_a_replica_killed_in_mid_rollout_comes_back_on_the_committed_version_and_the_rollout_ends(
     project: ComposeDeployment,
 ) -> None:
@@ -125,6 +126,7 @@ def test_a_replica_killed_in_mid_rollout_comes_back_on_the_committed_version_and
         observed.wait_for(
             "the killed replica answers again",
             lambda seen: any(each.address == address and each.status == 200 and each.sent > killed for each in seen),
+            240,
         )
         # The folder of ModelVersions belongs to whoever runs this.
         project.compose(f'run --rm --user "$(id -u)" windlass approve {name}')

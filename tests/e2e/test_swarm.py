@@ -38,7 +38,7 @@ def stack(
 ) -> Iterator[SwarmDeployment]:
     """Three tasks that serve version 1."""
     name = f"swarm-{secrets.token_hex(3)}"
-    stack = SwarmDeployment(docker_engine, name, tmp_path_factory.mktemp(name))
+    stack = SwarmDeployment(docker_engine, made_images, name, tmp_path_factory.mktemp(name))
     try:
         stack.deploy()
         stack.wait_until_healthy(TASKS)
