@@ -169,6 +169,11 @@ class KubernetesDriver:
                 group.create_task(self._end(stop, stopping, tasks))
         except* HoldLostError as errors:
             self._log.error("lease.lost", error=str(errors.exceptions[0]))
+            # Before Python 3.13 the group leaves this task marked as one that is being cancelled, and before 3.11.4 the
+            # next timeout takes that for its own and ends the operator.
+            current = asyncio.current_task()
+            assert current is not None
+            current.uncancel()
         finally:
             if self._watch is not None:
                 await self._watch.stop()

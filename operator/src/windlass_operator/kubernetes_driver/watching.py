@@ -31,6 +31,9 @@ START_SECONDS = 30.0
 LOOK_SECONDS = 10.0
 STOP_SECONDS = 10.0
 
+IDENTITY: Any = "windlass-operator"
+"""Of a kopf that has peers; ours stands alone."""
+
 Take = Callable[[str, bool, Named], None]
 """Kind, whether the object was deleted, and what it says."""
 
@@ -93,6 +96,8 @@ class Watch:
             registry=self._registry(),
             settings=_settings(),
             standalone=True,
+            # Else kopf asks for the name of a user who, in a container, need have none.
+            identity=IDENTITY,
             stop_flag=self._end,
             namespaces=self.namespaces or (),
             **everywhere,
