@@ -1,6 +1,6 @@
 # The images, and the locked packages in them. Included by the Makefile.
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' app/pyproject.toml)
-REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+REVISION = $(shell git describe --always --dirty --abbrev=40 --match= 2>/dev/null || echo unknown)
 # The time that files and labels of an image carry: the last commit's, so that the same commit gives the same image.
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 # Another base, best by digest: make images BASE=python:3.11-slim-bookworm@sha256:…

@@ -28,19 +28,21 @@ RUN ["uv", "venv", "--quiet", "--python=/usr/local/bin/python3", "/opt/windlass"
 
 FROM builder AS packages
 RUN --mount=type=cache,id=windlass-uv,target=/uv-cache \
-    --mount=type=bind,source=docker,target=/docker \
-    uv pip sync --quiet --require-hashes /docker/requirements/operator.lock \
- && python3 /docker/build/finish.py /opt/windlass --remove /docker/build/removed.txt
+    --mount=type=bind,source=docker/build,target=/build \
+    --mount=type=bind,source=docker/requirements/operator.lock,target=/operator.lock \
+    uv pip sync --quiet --require-hashes /operator.lock \
+ && python3 /build/finish.py /opt/windlass \
+      --remove /build/removed.txt --compile /build/compiled.txt
 
 FROM builder AS application
 RUN --mount=type=cache,id=windlass-uv,target=/uv-cache \
     --mount=type=bind,source=contract,target=/source/contract \
     --mount=type=bind,source=operator,target=/source/operator \
-    --mount=type=bind,source=docker,target=/docker \
+    --mount=type=bind,source=docker/build,target=/build \
     uv build --quiet --wheel --out-dir=/wheels /source/contract \
  && uv build --quiet --wheel --out-dir=/wheels /source/operator \
  && uv pip install --quiet --no-cache --no-deps --no-index --find-links=/wheels windlass-contract windlass-operator \
- && python3 /docker/build/finish.py /opt/windlass --remove /docker/build/removed.txt
+ && python3 /build/finish.py /opt/windlass --remove /build/removed.txt --editable
 
 FROM ${BASE} AS operator
 USER 0:0

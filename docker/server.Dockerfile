@@ -36,15 +36,19 @@ RUN ["uv", "venv", "--quiet", "--python=/usr/local/bin/python3", "/opt/windlass"
 # --- what we depend on: big, and made anew only when the lock changes ----------------------------------------------
 FROM builder AS tensorflow-packages
 RUN --mount=type=cache,id=windlass-uv,target=/uv-cache \
-    --mount=type=bind,source=docker,target=/docker \
-    uv pip sync --quiet --require-hashes /docker/requirements/server.lock \
- && python3 /docker/build/finish.py /opt/windlass --remove /docker/build/removed.txt --strip tensorflow
+    --mount=type=bind,source=docker/build,target=/build \
+    --mount=type=bind,source=docker/requirements/server.lock,target=/server.lock \
+    uv pip sync --quiet --require-hashes /server.lock \
+ && python3 /build/finish.py /opt/windlass \
+      --remove /build/removed.txt --compile /build/compiled.txt --strip tensorflow ai_edge_litert
 
 FROM builder AS litert-packages
 RUN --mount=type=cache,id=windlass-uv,target=/uv-cache \
-    --mount=type=bind,source=docker,target=/docker \
-    uv pip sync --quiet --require-hashes /docker/requirements/litert.lock \
- && python3 /docker/build/finish.py /opt/windlass --remove /docker/build/removed.txt
+    --mount=type=bind,source=docker/build,target=/build \
+    --mount=type=bind,source=docker/requirements/litert.lock,target=/litert.lock \
+    uv pip sync --quiet --require-hashes /litert.lock \
+ && python3 /build/finish.py /opt/windlass \
+      --remove /build/removed.txt --compile /build/compiled.txt --strip ai_edge_litert
 
 # --- our own packages: small, and made anew with each edited line --------------------------------------------------
 FROM builder AS application
@@ -52,12 +56,12 @@ RUN --mount=type=cache,id=windlass-uv,target=/uv-cache \
     --mount=type=bind,source=contract,target=/source/contract \
     --mount=type=bind,source=app,target=/source/app \
     --mount=type=bind,source=cli,target=/source/cli \
-    --mount=type=bind,source=docker,target=/docker \
+    --mount=type=bind,source=docker/build,target=/build \
     uv build --quiet --wheel --out-dir=/wheels /source/contract \
  && uv build --quiet --wheel --out-dir=/wheels /source/app \
  && uv build --quiet --wheel --out-dir=/wheels /source/cli \
  && uv pip install --quiet --no-cache --no-deps --no-index --find-links=/wheels windlass-contract windlass-server windlass-cli \
- && python3 /docker/build/finish.py /opt/windlass --remove /docker/build/removed.txt
+ && python3 /build/finish.py /opt/windlass --remove /build/removed.txt --editable
 
 # --- what both images have in common -------------------------------------------------------------------------------
 FROM ${BASE} AS runtime

@@ -1,7 +1,7 @@
 """Finishes a folder of installed packages for an image: removes what a list names, strips TensorFlow's own libraries of
-symbols that only debuggers read, and compiles the rest, so that two builds give the same bytes.
+symbols that only debuggers read, and compiles what is imported, so that two builds give the same bytes.
 
-    finish.py FOLDER --remove LIST [--strip PACKAGE]
+    finish.py FOLDER --remove LIST [--strip PACKAGE...] [--compile LIST] [--editable]
 
 FOLDER is a virtual environment, or a root. Nothing but Python's standard library (and `strip`) is used.
 """
@@ -63,15 +63,35 @@ def correct_records(packages: Path) -> None:
         record.write_text("".join(there), encoding="utf-8")
 
 
-def compile_all(folder: Path) -> None:
-    """Compiles every module to code that holds neither time nor place of the build and is trusted as it is."""
-    compileall.compile_dir(
-        folder,
-        quiet=2,  # packages ship templates and examples for other versions of Python, which can't be compiled
-        force=True,
-        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-        workers=1,  # the same order each time
+def imported(folder: Path, names: list[str]) -> list[Path]:
+    """The source files of all modules that are there once these have been imported; those that the folder doesn't
+    have, as TensorFlow in the image without it, are left out."""
+    done = subprocess.run(  # noqa: S603 - the environment's own Python
+        [str(folder / "bin" / "python"), "-I", "-B", "-c", _IMPORT, *names], check=True, capture_output=True, text=True
     )
+    inside = folder.resolve()
+    found = {Path(line) for line in done.stdout.splitlines() if line.endswith(".py")}
+    return sorted(path for path in found if path.is_relative_to(inside))
+
+
+_IMPORT = """
+import importlib, importlib.util, sys
+for name in sys.argv[1:]:
+    if importlib.util.find_spec(name.partition(".")[0]):
+        importlib.import_module(name)
+for module in list(sys.modules.values()):
+    if getattr(module, "__file__", None):
+        print(module.__file__)
+"""
+
+
+def compile_files(files: list[Path], *, editable: bool) -> None:
+    """Compiles modules to code that holds no time of the build. `editable`: Python compares it with its source at each
+    import, which takes a little; else it is trusted as it is, whatever becomes of the source."""
+    mode = py_compile.PycInvalidationMode.CHECKED_HASH if editable else py_compile.PycInvalidationMode.UNCHECKED_HASH
+    for file in files:  # in one process and always in the same order, for the same bytes
+        # Packages ship templates and examples for other versions of Python, which can't be compiled: no output.
+        compileall.compile_file(file, quiet=2, force=True, invalidation_mode=mode)
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -91,16 +111,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="finish.py")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--remove", type=Path, required=True, metavar="LIST")
-    parser.add_argument("--strip", metavar="PACKAGE")
+    parser.add_argument("--strip", nargs="+", default=[], metavar="PACKAGE")
+    parser.add_argument("--compile", type=Path, metavar="LIST", help="only what these modules import; else everything")
+    parser.add_argument("--editable", action="store_true")
     given = parser.parse_args()
     print(f"removed {remove(given.folder, patterns(given.remove.read_text())) / 1e6:.1f} MB")
+    if given.folder == Path("/"):
+        return
     packages = sorted(given.folder.glob("lib/python3*/site-packages"))
-    if given.strip:
-        print(f"stripped {sum(strip(folder / given.strip) for folder in packages) / 1e6:.1f} MB")
-    if given.folder != Path("/"):
-        for folder in packages:
-            correct_records(folder)
-            compile_all(folder)
+    for package in given.strip:
+        print(f"stripped {sum(strip(folder / package) for folder in packages) / 1e6:.1f} MB of {package}")
+    for folder in packages:
+        correct_records(folder)
+    if given.compile is not None:
+        files = imported(given.folder, patterns(given.compile.read_text()))
+    else:
+        files = [file for folder in packages for file in _files(folder) if file.suffix == ".py"]
+    compile_files(files, editable=given.editable)
+    print(f"compiled {len(files)} modules")
 
 
 if __name__ == "__main__":

@@ -66,6 +66,19 @@ def test_the_same_files_installed_at_another_time_give_the_same_bytes(environmen
     assert results[0] == results[1]
 
 
+def test_only_what_is_imported_is_compiled_when_a_list_says_so(environment: Path, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--clear", str(tmp_path / "new")], check=True)
+    new = tmp_path / "new"
+    packages = next(new.glob("lib/python3*/site-packages"))
+    for name, text in (("used", "import used_by_it"), ("used_by_it", ""), ("unused", "")):
+        (packages / f"{name}.py").write_text(text)
+    (tmp_path / "list").write_text("used\nnot_installed.module\n")
+    done = _finish(new, BUILD / "removed.txt", "--compile", str(tmp_path / "list"), "--editable")
+    assert done.returncode == 0, done.stderr
+    compiled = {path.name.split(".")[0] for path in packages.rglob("*.pyc")}
+    assert compiled == {"used", "used_by_it"}
+
+
 @pytest.mark.parametrize("pattern", ["/etc", "lib/../../etc"])
 def test_a_pattern_that_leaves_the_folder_is_refused(environment: Path, tmp_path: Path, pattern: str) -> None:
     (tmp_path / "list").write_text(f"{pattern}  # everything\n")
@@ -74,7 +87,7 @@ def test_a_pattern_that_leaves_the_folder_is_refused(environment: Path, tmp_path
     assert f"the pattern {pattern!r} leaves the folder" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["removed.txt", "removed-from-base.txt"])
+@pytest.mark.parametrize("name", ["removed.txt", "removed-from-base.txt", "compiled.txt"])
 def test_the_lists_are_in_order(name: str) -> None:
     lines = [line for line in (BUILD / name).read_text().splitlines() if line and line[0] != "#"]
     assert lines

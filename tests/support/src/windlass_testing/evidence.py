@@ -47,6 +47,14 @@ PROMISES = {
         "The operator can be killed at any moment, two may run at once, its objects may be deleted, edited or "
         "restored; the rollout still ends right"
     ),
+    "image-size": (
+        "An image holds what serving needs and no more: at most 1.2 GB with TensorFlow, 0.36 GB with LiteRT alone, "
+        "0.25 GB for the operator"
+    ),
+    "image-start": (
+        "From `docker run` to ready takes at most 5 s with TensorFlow, 2 s with LiteRT; from one edited line to an "
+        "image at most 10 s; two builds give one digest"
+    ),
     "lab": (
         "A container engine and a cluster to test on come up by one command, also where no image can be pulled; a "
         "second start takes less than 5 s"
