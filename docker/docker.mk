@@ -7,14 +7,29 @@ SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 BASE ?= python:3.11-slim-bookworm
 IMAGE_OPTIONS = --build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
   --build-arg CREATED=$(shell date -u -d @$(SOURCE_DATE_EPOCH) +%Y-%m-%dT%H:%M:%SZ) \
-  --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) --provenance=false
+  --build-arg SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH)
+
+comma := ,
+# Image to Dockerfile, target, name and tag.
+IMAGE_server := server server windlass-server:$(VERSION)
+IMAGE_litert := server litert windlass-server:$(VERSION)-litert
+IMAGE_debug := server debug windlass-server:$(VERSION)-debug
+IMAGE_operator := operator operator windlass-operator:$(VERSION)
+image_source = $(IMAGE_OPTIONS) --file docker/$(word 1,$(IMAGE_$(1))).Dockerfile --target $(word 2,$(IMAGE_$(1)))
+image_name = $(word 3,$(IMAGE_$(1)))
 
 .PHONY: images
-images:  ## build the images: server, litert and debug variants of it, operator (BASE= for another base image)
-	@docker build $(IMAGE_OPTIONS) --file docker/server.Dockerfile --target server --tag windlass-server:$(VERSION) .
-	@docker build $(IMAGE_OPTIONS) --file docker/server.Dockerfile --target litert --tag windlass-server:$(VERSION)-litert .
-	@docker build $(IMAGE_OPTIONS) --file docker/server.Dockerfile --target debug --tag windlass-server:$(VERSION)-debug .
-	@docker build $(IMAGE_OPTIONS) --file docker/operator.Dockerfile --tag windlass-operator:$(VERSION) .
+images:  ## build the images: server, its litert and debug variants, operator (BASE= for another base; IMAGES= for some)
+	@$(foreach image,$(or $(IMAGES),server litert debug operator),docker build --provenance=false \
+	  $(call image_source,$(image)) --tag $(call image_name,$(image)) . &&) true
+
+# With an empty SBOM_SCANNER BuildKit takes its own: docker/buildkit-syft-scanner.
+.PHONY: push-images
+push-images:  ## build and push to REGISTRY= with provenance and SBOM, files' times set to the commit's (PUSH= for some)
+	@test -n "$(REGISTRY)" || { echo "say where to: make push-images REGISTRY=registry.example.com/windlass"; exit 2; }
+	@$(foreach image,$(or $(PUSH),server litert operator),docker build --provenance=mode=max \
+	  --attest type=sbom$(if $(SBOM_SCANNER),$(comma)generator=$(SBOM_SCANNER)) $(call image_source,$(image)) \
+	  --output type=image,name=$(REGISTRY)/$(call image_name,$(image)),push=true,rewrite-timestamp=true,unpack=false . &&) true
 
 # What TensorFlow's package asks for and serving and packing never import: libclang (64 MB) is for its builds, setuptools
 # for building extensions, grpcio for TensorFlow's remote debugger. The model suite passes in the image without them.

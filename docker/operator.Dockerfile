@@ -1,7 +1,7 @@
 # check=error=true
 # The operator's image, for both drivers. Built by `make images`; docs/image.md says how it is run.
 #
-# BASE can name a digest, or Alpine: --build-arg BASE=python:3.11-alpine (see docs/image.md for what that takes).
+# BASE can name a digest, or Alpine: --build-arg BASE=python:3.11-alpine
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS init
@@ -9,7 +9,9 @@ ARG TINI_VERSION=0.19.0
 USER 0:0
 RUN --mount=type=tmpfs,target=/var/cache/apt \
     --mount=type=tmpfs,target=/var/lib/apt/lists \
-    apt-get update -q && apt-get install -q -y --no-install-recommends "tini=${TINI_VERSION}-*"
+    if command -v apk >/dev/null; then apk add --no-cache "tini-static=~${TINI_VERSION}"; \
+    else apt-get update -q && apt-get install -q -y --no-install-recommends "tini=${TINI_VERSION}-*"; fi \
+ && cp -p "$(command -v tini-static)" /tini
 
 FROM ${BASE} AS builder
 USER 0:0
@@ -48,9 +50,9 @@ FROM ${BASE} AS operator
 USER 0:0
 RUN --mount=type=bind,source=docker/build,target=/build \
     ["python3", "-I", "-B", "/build/finish.py", "/", "--remove", "/build/removed-from-base.txt"]
-COPY --from=init /usr/bin/tini-static /usr/bin/tini
+COPY --from=init /tini /usr/bin/tini
 COPY --chmod=0555 docker/health.py /usr/local/bin/windlass-health
-RUN ["install", "--directory", "--mode=1777", "/var/lib/windlass/operator"]
+RUN ["install", "-d", "-m", "1777", "/var/lib/windlass/operator"]
 ENV PATH=/opt/windlass/bin:/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin \
     HOME=/tmp \
     LANG=C.UTF-8 \

@@ -72,8 +72,7 @@ RUN --mount=type=bind,source=docker/build,target=/build \
 COPY --from=init /usr/bin/tini-static /usr/bin/tini
 COPY --chmod=0555 docker/health.py /usr/local/bin/windlass-health
 # Any user may write to the state folder: which one runs the image is the platform's choice.
-RUN ["install", "--directory", "--mode=1777", "/var/lib/windlass/server", "/models"]
-RUN ["chmod", "0755", "/models"]
+RUN ["install", "-d", "-m", "1777", "/var/lib/windlass/server"]
 ENV PATH=/opt/windlass/bin:/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin \
     HOME=/tmp \
     LANG=C.UTF-8 \
@@ -83,6 +82,7 @@ ENV PATH=/opt/windlass/bin:/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sb
     WINDLASS_HOST=0.0.0.0 \
     WINDLASS_MODELS=/models \
     WINDLASS_STATE_DIR=/var/lib/windlass/server
+WORKDIR /models
 WORKDIR /
 USER 65532:65532
 EXPOSE 8000/tcp 8001/tcp

@@ -37,7 +37,9 @@ class Images:
 
 
 def build_images(engine: DockerEngine) -> Images:
-    """`make images`. Raises `CommandError`."""
+    """`make images`, unless WINDLASS_IMAGES=there says to take those that are there. Raises `CommandError`."""
+    if os.environ.get("WINDLASS_IMAGES") == "there":
+        return Images()
     command = ["make", "images"]
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | engine.environment, capture_output=True, text=True, timeout=1200
