@@ -76,6 +76,12 @@ def test_connections_terminated_again_and_again_lose_and_double_nothing(rig: Rig
     assert cut > 2
     assert lost(replica) == 0
     assert numbers(replica)["recorded"] == count
+    measured(
+        "nothing-lost",
+        f"connections to PostgreSQL terminated again and again for {seconds} s under 100 requests/s: predictions recorded",
+        f"{cut} connections cut, {count} answered, {count} stored once, 0 lost",
+        "make soak" if seconds > 5 else "make test-hardening",
+    )
 
 
 @pytest.mark.timeout(600)
@@ -93,6 +99,12 @@ def test_connections_cut_right_after_a_commit_double_nothing(rig: Rig, cuts: int
     )
     assert lost(replica) == 0
     proxy.close()
+    measured(
+        "nothing-lost",
+        f"connection to PostgreSQL cut {cuts} times right after a commit under 50 requests/s: predictions recorded",
+        f"{count} answered, {count} stored once, 0 lost",
+        "make soak" if cuts > 4 else "make test-hardening",
+    )
 
 
 def tiny_disk(folder: Path, size: str) -> list[str]:

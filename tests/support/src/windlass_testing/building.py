@@ -159,6 +159,19 @@ def scorer(folder: Path, *, weights: list[list[float]]) -> None:
     _save(module, folder, {"serving_default": tf.function(compute).get_concrete_function(spec)})
 
 
+def network(folder: Path, *, seed: int) -> None:
+    """A convolutional network as people serve them, MobileNetV2 of 96 x 96 pixels with random weights: `x` UINT8
+    [-1, 96, 96, 3] to `scores` FP32 [-1, 10]."""
+    tf.keras.utils.set_random_seed(seed)
+    model = tf.keras.applications.MobileNetV2((96, 96, 3), alpha=0.35, weights=None, classes=10)
+
+    def compute(x: Any) -> dict[str, Any]:
+        return {"scores": model(tf.cast(x, tf.float32) / 127.5 - 1, training=False)}
+
+    spec = tf.TensorSpec([None, 96, 96, 3], tf.uint8, name="x")
+    _save(model, folder, {"serving_default": tf.function(compute).get_concrete_function(spec)})
+
+
 def hostile(folder: Path, *, does: str, at_load: bool = False, argument: str = "") -> None:
     """y = x, after doing something that a model has no business with, when it is loaded or at each request; what there
     is to see of it is in the output `seen`."""
@@ -298,6 +311,7 @@ BUILDERS: dict[str, Builder] = {
         refusing,
         image_decoder,
         scorer,
+        network,
         hostile,
         misbehaving,
         python_layer,

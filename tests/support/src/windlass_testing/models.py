@@ -271,6 +271,16 @@ def scorer(models: Path, model: str, version: int, weights: Sequence[Sequence[fl
     return folder
 
 
+def network(models: Path, model: str, version: int, seed: int, **manifest: Any) -> Path:
+    """A MobileNetV2 with random weights: `x` UINT8 [-1, 96, 96, 3] to `scores` FP32 [-1, 10]."""
+    folder = _copy(models, model, version, "network", seed=seed)
+    signature = Signature(
+        inputs={"x": spec(DataType.UINT8, [-1, 96, 96, 3])}, outputs={"scores": spec(DataType.FP32, [-1, 10])}
+    )
+    write_manifest(folder, model, version, {"serving_default": signature}, **manifest)
+    return folder
+
+
 def _copy(models: Path, model: str, version: int, kind: str, **parameters: Any) -> Path:
     folder = models / model / str(version)
     shutil.copytree(built(kind, **parameters), folder)
