@@ -78,7 +78,7 @@ def test_connections_terminated_again_and_again_lose_and_double_nothing(rig: Rig
     assert numbers(replica)["recorded"] == count
     measured(
         "nothing-lost",
-        f"connections to PostgreSQL terminated again and again for {seconds} s under 100 requests/s: predictions recorded",
+        f"connections to PostgreSQL terminated all the time for {seconds} s, 100 requests/s: predictions recorded",
         f"{cut} connections cut, {count} answered, {count} stored once, 0 lost",
         "make soak" if seconds > 5 else "make test-hardening",
     )

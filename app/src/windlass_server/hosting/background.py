@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -18,16 +19,19 @@ class StoppedError(Exception):
     """Nobody waits for the result any more."""
 
 
-async def in_background(work: Callable[[Callable[[], None]], T]) -> T:
+async def in_background(work: Callable[[Callable[[], None]], T], cpus: float | None = None) -> T:
     """Runs `work` in a thread of its own, whose nice value is its own too on Linux. What releases the interpreter's
     lock (hashing, reading) then gives way to requests. `work` gets a function to call now and then: it raises
-    `StoppedError` in the thread once the caller was cancelled."""
+    `StoppedError` in the thread once the caller was cancelled, and returns late enough that the work takes no more
+    than `cpus` processors' worth of time."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
     stopped = threading.Event()
+    started = time.monotonic()
 
     def check() -> None:
-        if stopped.is_set():
+        ahead = time.thread_time() / cpus - (time.monotonic() - started) if cpus else 0.0
+        if stopped.wait(max(ahead, 0.0)):
             raise StoppedError
 
     def finish(result: T | None, error: BaseException | None) -> None:

@@ -13,7 +13,7 @@ from windlass_contract.health import HEALTH
 from windlass_server.errors import Code, ServingError
 from windlass_server.hosting.channel import Answer, ChannelClosedError, RequestTooLargeError, WorkerChannel
 from windlass_server.hosting.confinement import lacking
-from windlass_server.hosting.cpus import available_cpus
+from windlass_server.hosting.cpus import available_cpus, loading_cpus
 from windlass_server.hosting.launcher import Launcher, LauncherError, WorkerExit, WorkerProcess
 from windlass_server.tensors import Tensor
 
@@ -31,6 +31,8 @@ class ResidentSettings:
     """From asking for a worker until it answers; the first of a runtime waits for the framework's import."""
     threads: int = field(default_factory=available_cpus)
     """Requests that a worker runs at a time."""
+    preparing_cpus: float | None = field(default_factory=loading_cpus)
+    """Processors' worth of time for a version that is prepared while another serves; None: any."""
     max_request_bytes: int = 256 * 1024 * 1024
     max_answer_bytes: int = 256 * 1024 * 1024
     """The tensors of one request, and of one answer."""
@@ -90,11 +92,18 @@ class HostedWorker:
 
     @classmethod
     async def start(
-        cls, launcher: Launcher, runtime: str, path: Path, settings: ResidentSettings, context: Mapping[str, Any]
+        cls,
+        launcher: Launcher,
+        runtime: str,
+        path: Path,
+        settings: ResidentSettings,
+        context: Mapping[str, Any],
+        cpus: float | None = None,
     ) -> HostedWorker:
-        """A worker that has answered. Raises `LauncherError`, `WorkerDownError`."""
+        """A worker that has answered. `cpus`: processors' worth of time until `set_free`; None: any.
+        Raises `LauncherError`, `WorkerDownError`."""
         argument = _argument(path, settings)
-        process = await launcher.spawn(runtime, argument, within=settings.start_deadline, context=context)
+        process = await launcher.spawn(runtime, argument, within=settings.start_deadline, context=context, cpus=cpus)
         worker = cls(process, settings)
         try:
             async with asyncio.timeout(settings.start_deadline):
@@ -143,10 +152,17 @@ class HostedWorker:
         return answer
 
     async def run(
-        self, signature: str, inputs: Mapping[str, Tensor], outputs: list[str], deadline: float
+        self,
+        signature: str,
+        inputs: Mapping[str, Tensor],
+        outputs: list[str],
+        deadline: float,
+        *,
+        trial: bool = False,
     ) -> dict[str, Tensor]:
-        """Runs a signature. `deadline`: by `time.monotonic`; the worker begins nothing after it. Raises as `call`."""
-        head = {"op": "run", "signature": signature, "outputs": outputs, "deadline": deadline}
+        """Runs a signature. `deadline`: by `time.monotonic`; the worker begins nothing after it. `trial`: nobody waits
+        for it, so it is run at low priority. Raises as `call`."""
+        head = {"op": "run", "signature": signature, "outputs": outputs, "deadline": deadline, "trial": trial}
         _, answer = await self.call(head, inputs)
         if answer.keys() != set(outputs):
             raise ServingError(Code.INTERNAL, f"the model answered {sorted(answer)}, asked was for {sorted(outputs)}")
@@ -156,6 +172,10 @@ class HostedWorker:
         """Memory that ending it gives back, as it says itself."""
         head, _ = await self.call({"op": "hello"})
         return int(head["memory"])
+
+    def set_free(self) -> None:
+        """It serves from now on."""
+        self._process.set_free()
 
     def kill(self, reason: str) -> None:
         """Ends it now; `reason` is said of its end."""

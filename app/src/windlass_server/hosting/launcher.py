@@ -80,6 +80,10 @@ class WorkerProcess:
     """What it wrote to stdout and stderr."""
     _launcher: Launcher
 
+    def set_free(self) -> None:
+        """It answers requests from now on, and may use as much of the processors as it needs."""
+        self._launcher.set_free(self.id)
+
     def kill(self) -> None:
         """Ends it now, by SIGKILL; `exited` says when. Harmless when it has ended."""
         if not self.exited.done():
@@ -110,8 +114,14 @@ class Launcher:
         self.confinement: dict[str, str] = {}
         """What workers are denied by the kernel, as the newest said: measure to `in force`, or why it isn't."""
         self._ready: dict[str, asyncio.Future[None]] = {}
+        self._serving: set[int] = set()
         self.preparing = asyncio.Lock()
         """Held while a worker is loaded anew after a crash: one load at a time, so that loads don't add up."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether a worker answers requests, so that others have to leave it enough of the processors."""
+        return bool(self._serving)
 
     @property
     def pid(self) -> int | None:
@@ -183,9 +193,11 @@ class Launcher:
         *,
         within: float = 120,
         context: Mapping[str, Any] | None = None,
+        cpus: float | None = None,
     ) -> WorkerProcess:
         """Forks a worker. `argument` goes to the worker as it is, with its `scratch` folder added; `context` goes to
-        the log with each line that it writes. Takes as long as the runtime's template needs when it is the first.
+        the log with each line that it writes; `cpus`: how many processors' worth of time it may use until `set_free`,
+        and its template until that is there. Takes as long as the runtime's template needs when it is the first.
         Raises `LauncherError`: no worker of it is left then, nor when this is cancelled."""
         await self.start()
         loop = asyncio.get_running_loop()
@@ -206,6 +218,7 @@ class Launcher:
                     "id": identity,
                     "runtime": runtime,
                     "argument": {**argument, "scratch": str(scratch)},
+                    "cpus": cpus,
                 },
                 (theirs.fileno(), writing),
             )
@@ -231,6 +244,12 @@ class Launcher:
                 raise LauncherError(f"the {runtime} runtime had no worker ready in {within:g} s") from None
             raise
         return WorkerProcess(identity, pid, ours, birth.exited, output, self)
+
+    def set_free(self, identity: int) -> None:
+        """A worker answers requests from now on."""
+        if identity in self._births:
+            self._serving.add(identity)
+            self._send_if_up({"op": "free", "id": identity})
 
     def kill(self, identity: int) -> None:
         """Ends a worker, also one that is about to be born."""
@@ -290,6 +309,7 @@ class Launcher:
                 birth.exited.set_result(WorkerExit(None))
             case "exited":
                 birth = self._births.pop(message["id"])
+                self._serving.discard(message["id"])
                 birth.exited.set_result(WorkerExit.of_status(message["status"]))
 
     def _template_gone(self, runtime: str) -> None:
@@ -310,6 +330,7 @@ class Launcher:
         for runtime in list(self._ready):
             self._template_gone(runtime)
         births, self._births = self._births, {}
+        self._serving.clear()
         for birth in births.values():
             if not birth.started.done():
                 birth.started.set_exception(LauncherError("the launcher ended"))

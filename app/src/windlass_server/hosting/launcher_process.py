@@ -5,8 +5,9 @@ template fork the workers, and is the parent of all of them: workers are handed 
 subreaper), so a template that dies takes no worker along, and every process here is waited for and killed by its own
 parent, never by a number that may belong to someone else. Everything dies with main.
 
-Messages from main: `spawn` (id, runtime, argument; descriptors: channel, output), `kill` (id), `warm` (runtime),
-`reset` (runtime: its template is killed). To main: `ready` (runtime, seconds), `gone` (runtime: its
+Messages from main: `spawn` (id, runtime, argument, cpus: how many processors' worth of time it may use, null for any;
+descriptors: channel, output), `free` (id: it may use any from now on), `kill` (id), `warm` (runtime), `reset` (runtime:
+its template is killed). To main: `ready` (runtime, seconds), `gone` (runtime: its
 template ended), `started` (id, pid), `failed` (id,
 message), `exited` (id, status: as waitpid's).
 """
@@ -22,6 +23,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
+from windlass_server.hosting.pacing import Pacer
 from windlass_server.hosting.processes import (
     adopt_orphans,
     die_with_parent,
@@ -41,8 +43,10 @@ class _Template:
     watch: int
     """pidfd: readable when it has ended."""
     connection: socket.socket
-    pending: set[int] = field(default_factory=set)
-    """Workers asked for and not reported yet."""
+    ready: bool = False
+    """It has imported its runtime."""
+    pending: dict[int, float | None] = field(default_factory=dict)
+    """Workers asked for and not reported yet, and how many processors' worth of time each may use."""
 
 
 @dataclass
@@ -63,11 +67,12 @@ class LauncherProcess:
         self._workers: dict[int, _Worker] = {}
         self._doomed: set[int] = set()
         """Workers to kill as soon as they are born."""
+        self._pacer = Pacer()
 
     def run(self) -> None:
         """Until main is gone."""
         while True:
-            for key, _ in self._selector.select():
+            for key, _ in self._selector.select(self._pacer.look()):
                 if key.fileobj in self._selector.get_map():  # an earlier event may have removed it
                     key.data()
 
@@ -80,6 +85,8 @@ class LauncherProcess:
             match message["op"]:
                 case "spawn":
                     self._spawn(message, descriptors)
+                case "free":
+                    self._free(message["id"])
                 case "kill":
                     self._kill(message["id"])
                 case "warm":
@@ -99,7 +106,14 @@ class LauncherProcess:
         except OSError as error:
             self._tell({"op": "failed", "id": message["id"], "message": f"its template can't be reached: {error}"})
             return
-        template.pending.add(message["id"])
+        template.pending[message["id"]] = message["cpus"]
+        if message["cpus"] is not None and not template.ready:
+            self._pacer.hold(template.pid, template.watch, message["cpus"])
+
+    def _free(self, identity: int) -> None:
+        worker = self._workers.get(identity)
+        if worker is not None:
+            self._pacer.let_go(worker.pid)
 
     def _kill(self, identity: int) -> None:
         worker = self._workers.get(identity)
@@ -138,13 +152,17 @@ class LauncherProcess:
         if message["op"] == "forked":
             self._born(template, message["id"], message["pid"])
         else:
+            template.ready = True
+            self._pacer.let_go(template.pid)
             self._tell(message)
 
     def _born(self, template: _Template, identity: int, pid: int) -> None:
-        template.pending.discard(identity)
+        cpus = template.pending.pop(identity)
         # A child of ours already, and nobody else waits for it: the number can't be anyone else's.
         worker = _Worker(identity, pid, os.pidfd_open(pid))
         self._workers[identity] = worker
+        if cpus is not None:
+            self._pacer.hold(pid, worker.watch, cpus)
         self._selector.register(worker.watch, selectors.EVENT_READ, lambda: self._on_worker_end(worker))
         self._tell({"op": "started", "id": identity, "pid": pid})
         if identity in self._doomed:
@@ -152,6 +170,7 @@ class LauncherProcess:
             signal.pidfd_send_signal(worker.watch, signal.SIGKILL)
 
     def _on_worker_end(self, worker: _Worker) -> None:
+        self._pacer.let_go(worker.pid)
         _, status = os.waitpid(worker.pid, 0)
         self._selector.unregister(worker.watch)
         os.close(worker.watch)
@@ -167,6 +186,7 @@ class LauncherProcess:
                     self._born(template, received[0]["id"], received[0]["pid"])
         except BlockingIOError:
             pass
+        self._pacer.let_go(template.pid)
         _, status = os.waitpid(template.pid, 0)
         if template.connection in self._selector.get_map():
             self._selector.unregister(template.connection)

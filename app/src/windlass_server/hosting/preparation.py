@@ -124,6 +124,7 @@ class Preparation:
         except BaseException:
             await worker.end(0)
             raise
+        worker.set_free()
         return worker
 
     async def _prove(self, worker: HostedWorker, manifest: Manifest, tested_before: bool) -> None:
@@ -172,7 +173,7 @@ class Preparation:
             return verify(spec.path, model=spec.model, version=spec.version, digest=spec.digest, progress=progress)
 
         try:
-            artifact = await in_background(work)
+            artifact = await in_background(work, self._cpus)
         except ArtifactError as error:
             failure = error.failure
             raise PreparationError(failure.gate, failure.reason, failure.message, failure.file) from error
@@ -185,11 +186,18 @@ class Preparation:
             )
         return artifact
 
+    @property
+    def _cpus(self) -> float | None:
+        """What it may use of the processors now; any where it disturbs nobody."""
+        return self._settings.preparing_cpus if self._launcher.serves else None
+
     async def _start(self, artifact: Artifact) -> HostedWorker:
         runtime = RUNTIME_OF[artifact.manifest.format]
         context = {"model": self._spec.model, "version": self._spec.version}
         try:
-            return await HostedWorker.start(self._launcher, runtime, self._spec.path, self._settings, context)
+            return await HostedWorker.start(
+                self._launcher, runtime, self._spec.path, self._settings, context, self._cpus
+            )
         except (LauncherError, WorkerDownError) as error:
             # No byte of the model was looked at yet.
             raise PreparationError(
@@ -348,7 +356,8 @@ class Preparation:
         wanted = outputs or list(self.found.signatures[signature].outputs)
         try:
             # The load's own deadline bounds it from here.
-            return await worker.run(signature, inputs, wanted, time.monotonic() + self._settings.load_deadline)
+            deadline = time.monotonic() + self._settings.load_deadline
+            return await worker.run(signature, inputs, wanted, deadline, trial=True)
         except ServingError as error:
             if error.code is Code.RESOURCE_EXHAUSTED:
                 raise self._no_memory(error) from None

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from windlass_contract.manifest import ModelFormat, Signature
 from windlass_contract.operations import describe, forbidden_operations
@@ -35,11 +35,13 @@ from windlass_server.runtimes import import_runtime
 from windlass_server.runtimes.runtime import Runtime, check_inputs
 from windlass_server.tensors import Tensor
 
-LOADING_NICENESS = 10
-"""Of the thread that loads only: those that serve later, and TensorFlow's, are made by others and keep theirs."""
+PREPARING_NICENESS = 10
+"""Of the threads that check, load and warm up: those that serve later, and TensorFlow's, are made by others and keep
+theirs."""
 
 _MAX_MESSAGE = 1000
 
+_T = TypeVar("_T")
 _Work = Callable[[dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], dict[str, Tensor]]]
 
 
@@ -111,41 +113,29 @@ class Worker:
 
     def _check(self, head: dict[str, Any], _tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What the model may not do, in a sentence; empty: nothing. It isn't loaded yet."""
-        found = forbidden_operations(self._path, ModelFormat(head["format"]), head["allowed"])
+        found = _gently(lambda: forbidden_operations(self._path, ModelFormat(head["format"]), head["allowed"]))
         return {"forbidden": describe(found) if found else ""}, {}
 
     def _load(self, _head: dict[str, Any], _tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         module = import_runtime(self._runtime_name)
         module.start(self._threads)
-        outcome: list[Runtime | BaseException] = []
-
-        def load() -> None:
-            # Linux keeps a nice value per thread. A thread of its own is made for the load, since an ordinary user can
-            # lower a priority but not raise it again.
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADING_NICENESS)
-            try:
-                outcome.append(module.load(self._path))
-            except BaseException as error:  # noqa: BLE001 - it is raised again below
-                outcome.append(error)
-
-        thread = threading.Thread(target=load)
-        thread.start()
-        thread.join()
-        if isinstance(outcome[0], BaseException):
-            raise outcome[0]
-        self._model = outcome[0]
-        signatures = {name: signature.to_dict() for name, signature in self._model.signatures.items()}
+        model: Runtime = _gently(lambda: module.load(self._path))
+        self._model = model
+        signatures = {name: signature.to_dict() for name, signature in model.signatures.items()}
         return {"signatures": signatures}, {}
 
     def _run(self, head: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if head["deadline"] < time.monotonic():
             raise ServingError(Code.DEADLINE_EXCEEDED, "the request's time was over before its turn came")
-        if self._model is None:
+        model = self._model
+        if model is None:
             raise ServingError(Code.UNAVAILABLE, "the model is not loaded")
-        signature: Signature = self._model.signatures[head["signature"]]
+        signature: Signature = model.signatures[head["signature"]]
         check_inputs(signature, tensors)
         outputs = head["outputs"] or list(signature.outputs)
-        return {}, self._model.run(head["signature"], tensors, outputs)
+        if head["trial"]:  # the first runs make what the later ones use, and nobody waits for them
+            return {}, _gently(lambda: model.run(head["signature"], tensors, outputs))
+        return {}, model.run(head["signature"], tensors, outputs)
 
     def _receive(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         head, body = lengths(self._read(PREFIX.size), self._max_request_bytes)
@@ -168,6 +158,27 @@ class Worker:
                 pieces = advance(pieces, sent)
         except OSError:
             os._exit(0)
+
+
+def _gently(work: Callable[[], _T]) -> _T:
+    """Does it at low priority. Linux keeps a nice value per thread: one of its own is made for the work, since an
+    ordinary user can lower a priority but not raise it again."""
+    outcome: list[_T] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PREPARING_NICENESS)
+        try:
+            outcome.append(work())
+        except BaseException as error:  # noqa: BLE001 - it is raised again below
+            failure.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    return outcome[0]
 
 
 def _refusal(identity: int, code: Code, message: str) -> list[Buffer]:
