@@ -84,6 +84,12 @@ def measured(promise: str, what: str, figure: str, command: str) -> None:
         os.close(folder)
 
 
+def drawn(name: str, text: str) -> None:
+    """Keeps a plot, an SVG, in `docs/` beside the page. Written like figures are."""
+    if os.environ.get("WINDLASS_EVIDENCE"):
+        (FIGURES.parent / f"evidence-{name}.svg").write_text(text)
+
+
 def page(figures: dict[str, dict[str, dict[str, str]]]) -> str:
     """The page as Markdown."""
     lines = [
@@ -102,4 +108,6 @@ def page(figures: dict[str, dict[str, dict[str, str]]]) -> str:
         for position, (what, row) in enumerate(sorted(rows.items())):
             shown = text if position == 0 else ""
             lines.append(f"| {shown} | {what} | {row['figure']} | `{row['command']}` | {row['date']} |")
+    for plot in sorted(FIGURES.parent.glob("evidence-*.svg")):
+        lines += ["", f"![{plot.stem.removeprefix('evidence-')}]({plot.name})"]
     return "\n".join([*lines, ""])

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,8 +152,11 @@ class OneMachine:
             self.logs / f"{name}.log",
         )
 
-    def add_replica(self, name: str = "replica-1", *extra: str, managed: bool = True) -> Replica:
-        """Starts a replica. `managed`: it follows the operator."""
+    def add_replica(
+        self, name: str = "replica-1", *extra: str, managed: bool = True, within: Sequence[str] = ()
+    ) -> Replica:
+        """Starts a replica. `managed`: it follows the operator. `within`: a command that runs the one that follows it,
+        as `ControlGroup.command` is."""
         port, metrics_port = self._port(SERVER_PORT), self._port(SERVER_METRICS_PORT)
         following = [
             *("--operator", f"http://127.0.0.1:{self.control_port}"),
@@ -162,6 +165,7 @@ class OneMachine:
         process = Process(
             name,
             [
+                *within,
                 str(BIN / "windlass-server"),
                 *("--server", self.server, "--replica", name, "--models", str(self.models)),
                 *("--port", str(port), "--metrics-port", str(metrics_port)),

@@ -3,6 +3,8 @@
 Requests are due by a timetable that no answer changes; each is sent on a connection that is free, or waits for one, and
 its latency counts from when it was due: a stall shows in every request that it held up (coordinated omission). With a
 rate of 0 the loop is closed: each connection sends when its answer is there, which measures the capacity.
+
+The process takes lines: `pause`, and `go` with a timetable that begins anew. The end of its input ends it.
 """
 
 from __future__ import annotations
@@ -88,8 +90,23 @@ class OpenLoop:
     def __exit__(
         self, _type: type[BaseException] | None, _value: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        self._process.communicate(timeout=60)  # the end of its input ends it, once what was sent is answered
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(60)  # the end of its input ends it, once what was sent is answered
         assert self._process.returncode == 0, "the load generator failed; its output says why"
+
+    def pause(self) -> None:
+        """Sends no more; what was sent is answered."""
+        self._say("pause")
+
+    def go(self) -> None:
+        """Sends again."""
+        self._say("go")
+
+    def _say(self, word: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{word}\n".encode())
+        self._process.stdin.flush()
 
     def shots(self) -> list[Shot]:
         """What is done so far, in the order of the answers."""
@@ -167,33 +184,41 @@ class _Generator:
         self._free: list[_Connection] = []
         self._open: set[_Connection] = set()
         self._due: deque[float] = deque()
-        self._ending = False
+        self._ending = self._paused = False
+        self._start, self._number = 0.0, 0
 
     async def run(self) -> None:
         """Until the input ends and everything is answered."""
-        loop = asyncio.get_running_loop()
-        loop.add_reader(sys.stdin, self._end)
+        asyncio.get_running_loop().add_reader(sys.stdin, self._hear)
         for _ in range(self._connections):
             await self._connect()
-        start, number, flushed = time.monotonic(), 0, 0.0
+        self._start = time.monotonic()
         while not self._ending or len(self._free) < len(self._open):
-            now = time.monotonic()
-            if not self._ending:
-                while self._rate and (due := start + number / self._rate) <= now:
-                    self._due.append(due)
-                    number += 1
+            wait = _FLUSH_SECONDS
+            if self._sending:
+                now = time.monotonic()
+                while self._rate and self._next <= now:
+                    self._due.append(self._next)
+                    self._number += 1
                 self._send(now)
-            if now - flushed > _FLUSH_SECONDS:
-                self._file.flush()
-                flushed = now
-            ahead = start + number / self._rate - time.monotonic() if self._rate else _FLUSH_SECONDS
-            await asyncio.sleep(min(max(ahead, 0), _FLUSH_SECONDS))
+                if self._rate:
+                    wait = min(max(self._next - time.monotonic(), 0), _FLUSH_SECONDS)
+            self._file.flush()
+            await asyncio.sleep(wait)
         self._file.close()
+
+    @property
+    def _next(self) -> float:
+        return self._start + self._number / self._rate
+
+    @property
+    def _sending(self) -> bool:
+        return not self._ending and not self._paused
 
     def free(self, connection: _Connection) -> None:
         """It takes the next request."""
         self._free.append(connection)
-        if not self._ending:
+        if self._due or (self._sending and not self._rate):
             self._send(time.monotonic())
 
     def gone(self, connection: _Connection) -> None:
@@ -219,9 +244,16 @@ class _Generator:
         while self._free and (self._due or not self._rate):
             self._free.pop().send(self._due.popleft() if self._rate else now)
 
-    def _end(self) -> None:
-        self._ending = True
-        asyncio.get_running_loop().remove_reader(sys.stdin)
+    def _hear(self) -> None:
+        words = os.read(0, 4096).decode().split()
+        if not words:
+            self._ending = True
+            asyncio.get_running_loop().remove_reader(sys.stdin)
+        for word in words:
+            self._paused = word == "pause"
+            self._start, self._number = time.monotonic(), 0
+        if self._sending and not self._rate:
+            self._send(time.monotonic())
 
 
 def main() -> None:
