@@ -20,7 +20,8 @@ def cpu_group(cpus: float) -> Iterator[list[str]]:
     """A command that enters a new group, which gets so many processors' worth of time, and becomes what follows it.
     What is in the group has ended by the end. Fails or skips the test where there can be none."""
     v2 = (ROOT / "cgroup.controllers").exists()
-    folder = (ROOT if v2 else ROOT / "cpu") / f"windlass-test-{uuid4().hex[:8]}"
+    # Below the group that the tests are in; version 2 allows no groups below one that has processes.
+    folder = (ROOT if v2 else ROOT / "cpu" / _own()) / f"windlass-test-{uuid4().hex[:8]}"
     quota = int(cpus * PERIOD_MICROSECONDS)
     try:
         if v2 and "cpu" not in (ROOT / "cgroup.subtree_control").read_text().split():
@@ -38,3 +39,8 @@ def cpu_group(cpus: float) -> Iterator[list[str]]:
     finally:
         wait_until("the control group is empty", lambda: not (folder / "cgroup.procs").read_text())
         folder.rmdir()
+
+
+def _own() -> Path:
+    lines = (line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines())
+    return Path(next((path for _, controllers, path in lines if "cpu" in controllers.split(",")), "/").lstrip("/"))
