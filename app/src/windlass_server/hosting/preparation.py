@@ -86,10 +86,13 @@ class Preparation:
         self._settings = settings
         self._on_change = on_change
         self._parity: list[tuple[ParitySamples, ParityArrays]] = []
+        self._held_to: float | None = None
 
     async def run(self, *, tested_before: bool = False) -> HostedWorker:
         """The worker, able to answer. `tested_before`: the same bytes passed their samples in this replica, so they are
         not run again."""
+        # What served before is missed already.
+        self._held_to = None if tested_before else self._settings.preparing_cpus
         self._enter(VersionState.VERIFYING)
         artifact = await self._verify()
         self.found.artifact = artifact
@@ -189,7 +192,7 @@ class Preparation:
     @property
     def _cpus(self) -> float | None:
         """What it may use of the processors now; any where it disturbs nobody."""
-        return self._settings.preparing_cpus if self._launcher.serves else None
+        return self._held_to if self._launcher.serves else None
 
     async def _start(self, artifact: Artifact) -> HostedWorker:
         runtime = RUNTIME_OF[artifact.manifest.format]
