@@ -121,7 +121,7 @@ class Swapping:
         return read_manifest(network(self.machine.models, MODEL, self._version, self._version % 2)).digest
 
     def _roll(self, digest: str) -> float:
-        document = self.machine.document(MODEL, self._version, digest, rollout={"keepPrevious": "1s"})
+        document = self.machine.document(MODEL, self._version, digest, rollout={"keepPrevious": "0s"})
         began = time.monotonic()
         name = self.machine.apply(document)
         self.machine.wait_for_phase(name, "Serving", timeout=300)
