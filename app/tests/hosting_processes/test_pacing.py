@@ -19,7 +19,7 @@ from windlass_server.hosting.background import in_background
 from windlass_server.hosting.cpus import cpu_quota
 from windlass_server.hosting.pacing import BURST_SECONDS, Allowance, Pacer
 from windlass_server.hosting.resident import Resident, ResidentSettings
-from windlass_testing.models import slow
+from windlass_testing.models import affine, slow
 
 QUOTA, PERIOD = "cpu.cfs_quota_us", "cpu.cfs_period_us"
 HALF_A_SECOND = {"x": np.full((1, 1), 0.5, np.float32)}
@@ -98,6 +98,30 @@ def test_a_version_is_prepared_at_full_pace_alone_and_held_back_beside_one_that_
 
 def state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_a_replica_that_was_made_nicer_than_a_load_is_still_loads(tmp_path: Path) -> None:
+    affine(tmp_path, "m", 1, 2, 1)
+    program = f"""
+import asyncio
+from pathlib import Path
+from windlass_server.hosting.launcher import Launcher
+from windlass_server.hosting.resident import Resident, ResidentSettings, VersionSpec
+
+async def main():
+    launcher = Launcher(Path({str(tmp_path)!r}, "scratch"))
+    spec = VersionSpec("m", 1, None, Path({str(tmp_path)!r}, "m", "1"))
+    resident = Resident(spec, launcher, ResidentSettings(threads=1), lambda _: None)
+    await resident.prepare()
+    print(resident.state.value, resident.failure)
+    await resident.unload()
+    await launcher.close()
+
+asyncio.run(main())
+"""
+    command = ["nice", "-n", "19", sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    assert done.stdout.strip() == "Prepared None", done.stderr
 
 
 async def states_during(act: Callable[[], Any], resident: Resident) -> tuple[list[str], float]:

@@ -48,7 +48,7 @@ def samples(*expected: tuple[float, float]) -> AcceptanceSamples:
 class NoMemory:
     """A worker on a machine that has none left."""
 
-    async def call(self, *_: Any) -> Any:
+    async def call(self, *_: Any, **__: Any) -> Any:
         raise ServingError(Code.RESOURCE_EXHAUSTED, "OOM when allocating tensor")
 
     run = call

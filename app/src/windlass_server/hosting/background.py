@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
+
+from windlass_server.hosting.processes import lower_priority
 
 T = TypeVar("T")
 
@@ -43,9 +44,9 @@ async def in_background(work: Callable[[Callable[[], None]], T], cpus: float | N
             future.set_result(result)  # type: ignore[arg-type]
 
     def run() -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         result, failure = None, None
         try:
+            lower_priority(NICENESS)
             result = work(check)
         except BaseException as error:  # noqa: BLE001 - it goes to the caller
             failure = error

@@ -43,6 +43,14 @@ def adopt_orphans() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
+def lower_priority(niceness: int) -> None:
+    """Of the calling thread, which has a nice value of its own on Linux, to at least this one. An ordinary user can't
+    raise a priority: a thread whose nice value is higher already, as its program was started or made nicer since,
+    keeps it."""
+    if os.getpriority(os.PRIO_PROCESS, 0) < niceness:
+        os.setpriority(os.PRIO_PROCESS, 0, niceness)
+
+
 def set_name(name: str) -> None:
     """What `ps` and `top` show, cut to 15 bytes."""
     _prctl(_PR_SET_NAME, name.encode()[:15])

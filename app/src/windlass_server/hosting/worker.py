@@ -31,6 +31,7 @@ from windlass_server.hosting.frames import (
     size_of,
 )
 from windlass_server.hosting.memory_reading import private_bytes
+from windlass_server.hosting.processes import lower_priority
 from windlass_server.runtimes import import_runtime
 from windlass_server.runtimes.runtime import Runtime, check_inputs
 from windlass_server.tensors import Tensor
@@ -167,8 +168,8 @@ def _gently(work: Callable[[], _T]) -> _T:
     failure: list[BaseException] = []
 
     def run() -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PREPARING_NICENESS)
         try:
+            lower_priority(PREPARING_NICENESS)
             outcome.append(work())
         except BaseException as error:  # noqa: BLE001 - it is raised again below
             failure.append(error)
