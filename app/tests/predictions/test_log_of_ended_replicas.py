@@ -71,12 +71,13 @@ def test_a_replica_killed_in_mid_replay_again_and_again_loses_and_doubles_nothin
     assert max(rows.values()) == 1
     wait_until("the spool is empty", lambda: numbers(replica)["spool_bytes"] < 512 * 1024)
     assert lost(replica) == 0
-    measured(
-        "sigkill",
-        f"a replica killed {kills} times in mid-replay after an outage of PostgreSQL: predictions recorded",
-        f"{total} answered, {total} stored once, 0 lost",
-        "make soak" if kills > 3 else "make test-hardening",
-    )
+    if kills > 3:
+        measured(
+            "sigkill",
+            f"a replica killed {kills} times in mid-replay after an outage of PostgreSQL: predictions recorded",
+            f"{total} answered, {total} stored once, 0 lost",
+            "make soak",
+        )
 
 
 @pytest.mark.timeout(900)
@@ -101,12 +102,13 @@ def test_a_replica_killed_under_load_loses_at_most_the_last_second_of_its_predic
         gone += check_after_a_kill(rig, load, killed)
         total += len(answered(load))
         replica.process.stop()
-    measured(
-        "sigkill",
-        f"a replica killed {kills} times under 100 requests/s: predictions recorded",
-        f"{total} answered, {total - gone} stored once, {gone} of the last second before the kills lost",
-        "make soak" if kills > 2 else "make test-hardening",
-    )
+    if kills > 2:
+        measured(
+            "sigkill",
+            f"a replica killed {kills} times under 100 requests/s: predictions recorded",
+            f"{total} answered, {total - gone} stored once, {gone} of the last second before the kills lost",
+            "make soak",
+        )
 
 
 @pytest.mark.timeout(3600)
@@ -128,9 +130,10 @@ def test_a_replica_stopped_under_load_answers_what_it_admitted_and_records_it(ri
         expected = [answer.request_id for answer in answered(load)]
         assert sorted(rig.rows().elements()) == sorted(expected), "in the database when the process has ended"
         total += len(expected)
-    measured(
-        "nothing-lost",
-        f"SIGTERM {times} times under 100 requests/s, one replica",
-        f"{total} requests admitted, all answered, all recorded once",
-        "make soak" if times > 5 else "make test-hardening",
-    )
+    if times > 5:
+        measured(
+            "nothing-lost",
+            f"SIGTERM {times} times under 100 requests/s, one replica",
+            f"{total} requests admitted, all answered, all recorded once",
+            "make soak",
+        )

@@ -53,12 +53,14 @@ def test_postgresql_away_for_a_while_under_load_loses_and_doubles_nothing(
     assert lost(replica) == 0
     assert said["spool_bytes"] < 512 * 1024
     assert said["database_up"] == 1
-    measured(
-        "nothing-lost",
-        f"PostgreSQL {'crashed' if at_once else 'stopped'} for {seconds} s under 100 requests/s: predictions recorded",
-        f"{count} answered, {count} stored once, 0 lost",
-        "make soak" if seconds > 5 else "make test-hardening",
-    )
+    if seconds > 5:
+        measured(
+            "nothing-lost",
+            f"PostgreSQL {'crashed' if at_once else 'stopped'} for {seconds} s under 100 requests/s: "
+            "predictions recorded",
+            f"{count} answered, {count} stored once, 0 lost",
+            "make soak",
+        )
 
 
 @pytest.mark.timeout(400)
@@ -76,12 +78,14 @@ def test_connections_terminated_again_and_again_lose_and_double_nothing(rig: Rig
     assert cut > 2
     assert lost(replica) == 0
     assert numbers(replica)["recorded"] == count
-    measured(
-        "nothing-lost",
-        f"connections to PostgreSQL terminated all the time for {seconds} s, 100 requests/s: predictions recorded",
-        f"{cut} connections cut, {count} answered, {count} stored once, 0 lost",
-        "make soak" if seconds > 5 else "make test-hardening",
-    )
+    if seconds > 5:
+        measured(
+            "nothing-lost",
+            f"connections to PostgreSQL terminated again and again for {seconds} s under 100 requests/s: "
+            "predictions recorded",
+            f"{cut} connections cut, {count} answered, {count} stored once, 0 lost",
+            "make soak",
+        )
 
 
 @pytest.mark.timeout(600)
@@ -99,12 +103,13 @@ def test_connections_cut_right_after_a_commit_double_nothing(rig: Rig, cuts: int
     )
     assert lost(replica) == 0
     proxy.close()
-    measured(
-        "nothing-lost",
-        f"connection to PostgreSQL cut {cuts} times right after a commit under 50 requests/s: predictions recorded",
-        f"{count} answered, {count} stored once, 0 lost",
-        "make soak" if cuts > 4 else "make test-hardening",
-    )
+    if cuts > 4:
+        measured(
+            "nothing-lost",
+            f"connection to PostgreSQL cut {cuts} times right after a commit under 50 requests/s: predictions recorded",
+            f"{count} answered, {count} stored once, 0 lost",
+            "make soak",
+        )
 
 
 def tiny_disk(folder: Path, size: str) -> list[str]:

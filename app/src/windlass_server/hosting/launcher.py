@@ -240,6 +240,8 @@ class Launcher:
             birth.started.cancel()
             if not sent and self._births.pop(identity, birth) is birth and not birth.exited.done():
                 birth.exited.set_result(WorkerExit(None))
+            # It may have been born already. One that isn't, since its template is still being made, ends at its birth.
+            await asyncio.wait([birth.exited], timeout=_END_GRACE_SECONDS)
             if isinstance(error, TimeoutError):
                 raise LauncherError(f"the {runtime} runtime had no worker ready in {within:g} s") from None
             raise
