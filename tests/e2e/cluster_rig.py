@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from windlass_lab.commands import run
 from windlass_lab.testing.kubernetes import Namespace
 from windlass_lab.testing.waiting import until
 
@@ -106,7 +107,8 @@ class Server:
     # --- rolling -----------------------------------------------------------------------------------------------
 
     def version(self, version: int, digest: str = "", **spec: Any) -> Document:
-        """A ModelVersion; without a digest that of the files."""
+        """A ModelVersion; without a digest that of the files. Replicas, which are another user, may read them then."""
+        run("chmod", "--recursive", "a+rX", self.models, environment={})
         digest = digest or read_manifest(self.models / self.model / str(version)).digest
         identity = {"server": self.name, "model": self.model, "version": version}
         artifact = {"uri": "volume://", "digest": digest}
