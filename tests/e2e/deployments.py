@@ -201,7 +201,7 @@ class Deployment:
 
     # --- clients ---
 
-    def load(self, rate: float = 40) -> Load:
+    def load(self, rate: float = 30) -> Load:
         """Constant load on the front; each answer is checked."""
         path, body = f"/v1/models/{self.model}:predict", {"instances": [[1.0]]}
         return Load(self.url, [Request(path, body, right)], rate)
@@ -279,18 +279,15 @@ class Observed:
         """Of replicas that answered."""
         return {each.address for each in self.answers if each.status == 200}
 
-    def took_over(self, version: int) -> dict[str, tuple[float, float]]:
-        """When each replica first answered with this version: the question and the answer."""
-        first: dict[str, tuple[float, float]] = {}
-        for each in self.answers:
-            if each.version == str(version):
-                first.setdefault(each.address, (each.sent, each.done))
-        return first
+    def answered_with(self, version: int) -> set[str]:
+        """The addresses that answered with this version."""
+        return {each.address for each in self.answers if each.version == str(version)}
 
     def differed(self, version: int) -> float:
-        """Seconds in which some replicas answered with this version and others with the one before, at most."""
-        times = self.took_over(version).values()
-        return max(done for _, done in times) - min(sent for sent, _ in times)
+        """Seconds from the first answer with this version, of any replica, to the last one with an older version."""
+        first = min(each.done for each in self.answers if each.version == str(version))
+        older = [each.done for each in self.answers if each.version and int(each.version) < version]
+        return max(0.0, max(older) - first)
 
     def wait_for(self, what: str, condition: Callable[[list[Seen]], bool], timeout: float = 90) -> None:
         """Waits until what was seen is so."""

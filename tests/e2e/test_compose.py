@@ -64,7 +64,7 @@ def swaps(project: ComposeDeployment, count: int) -> None:
     assert {answer.version for answer in load.answers} >= {str(version) for version in range(first, first + count)}
     assert len({answer.instance for answer in load.answers}) == REPLICAS, "none was restarted"
     assert set(project.containers("server")) == before
-    assert all(len(observed.took_over(version)) == REPLICAS for version in range(first, first + count))
+    assert all(len(observed.answered_with(version)) == REPLICAS for version in range(first, first + count))
     assert max(differed) < 1.0, differed
     measured(
         "nothing-lost",
@@ -140,7 +140,7 @@ def test_a_replica_killed_in_mid_rollout_comes_back_on_the_committed_version_and
     in_flight = [answer for answer in load.lost if answer.sent <= killed]
     assert load.lost == in_flight, "only what was in flight there may fail"
     assert project.answer() == str(committed + 1)
-    assert len(observed.took_over(committed + 1)) == REPLICAS
+    assert len(observed.answered_with(committed + 1)) == REPLICAS
     measured(
         "sigkill",
         f"Compose, {REPLICAS} replicas behind nginx: one killed while a rollout waits",

@@ -68,7 +68,7 @@ def swaps(stack: SwarmDeployment, count: int) -> None:
     assert load.steps_back() == []
     assert {answer.version for answer in load.answers} >= {str(version) for version in versions}
     assert set(stack.containers("server")) == before
-    assert all(len(observed.took_over(version)) == TASKS for version in versions)
+    assert all(len(observed.answered_with(version)) == TASKS for version in versions)
     assert max(differed) < 1.0, differed
     command = "make e2e" if count < 50 else "make soak-lab"
     measured(
@@ -117,7 +117,7 @@ def test_a_task_killed_in_mid_rollout_is_replaced_by_one_that_takes_the_committe
     assert first.version == str(committed)
     in_flight = [answer for answer in load.lost if answer.sent <= killed]
     assert load.lost == in_flight, "only what was in flight there may fail"
-    assert address in observed.took_over(committed + 1)
+    assert address in observed.answered_with(committed + 1)
     measured(
         "sigkill",
         f"Swarm, {TASKS} tasks behind nginx: one killed while a rollout waits; its successor begins with nothing",
