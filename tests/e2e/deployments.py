@@ -306,7 +306,7 @@ class ComposeDeployment(Deployment):
 
     def up(self, replicas: int) -> None:
         """So many replicas, all healthy."""
-        self.compose(f"up --detach --wait --no-build --no-recreate --scale server={replicas}")
+        self.compose(f"up --detach --wait --no-build --no-recreate --scale server={replicas}", 600)
 
     def down(self) -> None:
         """Takes all of it away."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import secrets
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from deployment_checks import a_minute_without_database, swaps
 from deployments import ComposeDeployment
 from image_kit import Images
 from windlass_lab.fixtures import COLLECTORS
@@ -23,6 +23,7 @@ from windlass_testing.one_machine import BIN
 pytestmark = pytest.mark.lab
 
 REPLICAS = 3
+WHERE = f"Compose, {REPLICAS} replicas"
 
 
 @pytest.fixture(scope="module")
@@ -50,40 +51,10 @@ def newest(project: ComposeDeployment) -> int:
     return int(project.answer())
 
 
-def swaps(project: ComposeDeployment, count: int) -> None:
-    """Rolls `count` new versions out under load, each packed only then, and measures."""
-    first = newest(project) + 1
-    before = set(project.containers("server"))
-    with project.load() as load, project.observed() as observed:
-        for version in range(first, first + count):
-            project.serve(version)
-    differed = [observed.differed(version) for version in range(first, first + count)]
-    assert load.lost == []
-    assert load.wrong == []
-    assert load.steps_back() == []
-    assert {answer.version for answer in load.answers} >= {str(version) for version in range(first, first + count)}
-    assert len({answer.instance for answer in load.answers}) == REPLICAS, "none was restarted"
-    assert set(project.containers("server")) == before
-    assert all(len(observed.answered_with(version)) == REPLICAS for version in range(first, first + count))
-    assert max(differed) < 1.0, differed
-    measured(
-        "nothing-lost",
-        f"Compose, {REPLICAS} replicas behind nginx: {count} swaps under constant load, each version new",
-        f"{len(load.lost)} of {len(load.answers)} requests lost, {len(load.steps_back())} steps back",
-        "make e2e" if count < 50 else "make soak-lab",
-    )
-    measured(
-        "rollback",
-        f"Compose, {REPLICAS} replicas, each asked by its address every 20 ms: how long they differed in {count} swaps",
-        f"at most {max(differed) * 1000:.0f} ms",
-        "make e2e" if count < 50 else "make soak-lab",
-    )
-
-
 def test_ten_versions_that_werent_there_go_live_in_three_replicas_and_nothing_is_lost(
     project: ComposeDeployment,
 ) -> None:
-    swaps(project, 10)
+    swaps(project, REPLICAS, 10, WHERE)
 
 
 @pytest.mark.soak
@@ -91,7 +62,7 @@ def test_ten_versions_that_werent_there_go_live_in_three_replicas_and_nothing_is
 def test_fifty_versions_that_werent_there_go_live_in_three_replicas_and_nothing_is_lost(
     project: ComposeDeployment,
 ) -> None:
-    swaps(project, 50)
+    swaps(project, REPLICAS, 50, WHERE)
 
 
 def test_replicas_that_come_and_go_lose_nothing(project: ComposeDeployment) -> None:
@@ -151,32 +122,13 @@ def test_a_replica_killed_in_mid_rollout_comes_back_on_the_committed_version_and
 
 @pytest.mark.timeout(600)
 def test_a_database_that_is_away_for_a_minute_costs_nothing(project: ComposeDeployment) -> None:
-    with project.load(20) as load:
-        project.compose("stop postgres")
-        gone = time.monotonic()
-        until("a minute is over", lambda: time.monotonic() - gone > 60, 120)
-        assert set(project.health("server")) == {"healthy"}
-        project.compose("start postgres")
-    assert load.lost == []
-    answered = {answer.request_id for answer in load.answers}
-
-    def stored() -> set[str]:
-        return set(ask_database(project, "SELECT request_id FROM predictions"))
-
-    until("every prediction is in the database", lambda: answered <= stored(), 120)
-    rows = ask_database(project, "SELECT count(*) || ' ' || count(DISTINCT id) FROM predictions")
-    assert len(set(rows[0].split())) == 1
-    measured(
-        "nothing-lost",
-        "Compose: PostgreSQL stopped for a minute under constant load",
-        f"{len(load.lost)} of {len(load.answers)} requests and 0 of {len(answered)} rows lost",
-        "make e2e",
+    a_minute_without_database(
+        project,
+        REPLICAS,
+        lambda: print(project.compose("stop postgres")),
+        lambda: print(project.compose("start postgres")),
+        WHERE,
     )
-
-
-def ask_database(project: ComposeDeployment, query: str) -> list[str]:
-    asked = ("psql", "--username=windlass", "--no-psqlrc", "--tuples-only", "--no-align", "--command", query)
-    return project.execute("postgres", *asked).split("\n")[:-1]
 
 
 def test_the_containers_are_confined_as_the_files_say(project: ComposeDeployment) -> None:

@@ -46,17 +46,23 @@ class Clone:
 
     def run(self, command: str, timeout: float = 900) -> str:
         """One command of a page; gives its output. The command has to succeed."""
-        done = subprocess.run(
+        with subprocess.Popen(
             ["bash", "-euo", "pipefail", "-c", command.replace("localhost:8000", f"localhost:{self.port}")],
             cwd=self.folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
-            timeout=timeout,
-        )
-        assert done.returncode == 0, f"$ {command}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-        return done.stdout + done.stderr
+            start_new_session=True,
+        ) as process:
+            try:
+                said, _ = process.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGTERM)  # with what it started
+                raise
+        assert process.returncode == 0, f"$ {command}\n{said[-6000:]}"
+        return said
 
     def version(self) -> str:
         """The version that answers."""

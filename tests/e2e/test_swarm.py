@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Iterator
 
 import pytest
+from deployment_checks import a_minute_without_database, swaps
 from deployments import SwarmDeployment
 from image_kit import Images
 from windlass_lab.fixtures import COLLECTORS
@@ -18,6 +18,7 @@ from windlass_testing.evidence import measured
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
 
 TASKS = 3
+WHERE = f"Swarm, {TASKS} tasks"
 UPDATED = """
 services:
   server:
@@ -54,45 +55,14 @@ def kept(request: pytest.FixtureRequest, stack: SwarmDeployment) -> None:
     request.node.stash.setdefault(COLLECTORS, []).append(stack.evidence)
 
 
-def swaps(stack: SwarmDeployment, count: int) -> None:
-    """Rolls `count` new versions out under load, each packed only then, and measures."""
-    first = int(stack.answer()) + 1
-    versions = range(first, first + count)
-    before = set(stack.containers("server"))
-    with stack.load() as load, stack.observed() as observed:
-        for version in versions:
-            stack.serve(version)
-    differed = [observed.differed(version) for version in versions]
-    assert load.lost == []
-    assert load.wrong == []
-    assert load.steps_back() == []
-    assert {answer.version for answer in load.answers} >= {str(version) for version in versions}
-    assert set(stack.containers("server")) == before
-    assert all(len(observed.answered_with(version)) == TASKS for version in versions)
-    assert max(differed) < 1.0, differed
-    command = "make e2e" if count < 50 else "make soak-lab"
-    measured(
-        "nothing-lost",
-        f"Swarm, {TASKS} tasks behind nginx: {count} swaps under constant load, each version new",
-        f"{len(load.lost)} of {len(load.answers)} requests lost, {len(load.steps_back())} steps back",
-        command,
-    )
-    measured(
-        "rollback",
-        f"Swarm, {TASKS} tasks, each asked by its address every 20 ms: how long they differed in {count} swaps",
-        f"at most {max(differed) * 1000:.0f} ms",
-        command,
-    )
-
-
 def test_ten_versions_that_werent_there_go_live_in_three_tasks_and_nothing_is_lost(stack: SwarmDeployment) -> None:
-    swaps(stack, 10)
+    swaps(stack, TASKS, 10, WHERE)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_fifty_versions_that_werent_there_go_live_in_three_tasks_and_nothing_is_lost(stack: SwarmDeployment) -> None:
-    swaps(stack, 50)
+    swaps(stack, TASKS, 50, WHERE)
 
 
 def test_a_task_killed_in_mid_rollout_is_replaced_by_one_that_takes_the_committed_version_from_its_subscription(
@@ -181,26 +151,10 @@ def test_an_update_that_is_never_healthy_is_taken_back_and_nothing_is_lost(stack
 
 def test_a_database_that_is_away_for_a_minute_costs_nothing_on_a_swarm(stack: SwarmDeployment) -> None:
     service = f"{stack.name}_postgres"
-    with stack.load(20) as load:
-        stack.engine("service", "scale", "--detach", f"{service}=0")
-        until("it is gone", lambda: not stack.containers("postgres"))
-        gone = time.monotonic()
-        until("a minute is over", lambda: time.monotonic() - gone > 60, 120)
-        assert stack.health("server") == ["healthy"] * TASKS
-        stack.engine("service", "scale", "--detach", f"{service}=1")
-        until("it is back", lambda: stack.health("postgres") == ["healthy"])
-    assert load.lost == []
-    answered = {answer.request_id for answer in load.answers}
-    query = "SELECT request_id FROM predictions"
-    asked = ("psql", "--username=windlass", "--no-psqlrc", "--tuples-only", "--no-align", "--command", query)
-    until(
-        "every prediction is in the database",
-        lambda: answered <= set(stack.execute("postgres", *asked).split("\n")),
-        120,
-    )
-    measured(
-        "nothing-lost",
-        "Swarm: PostgreSQL away for a minute under constant load",
-        f"{len(load.lost)} of {len(load.answers)} requests and 0 of {len(answered)} rows lost",
-        "make e2e",
+    a_minute_without_database(
+        stack,
+        TASKS,
+        lambda: print(stack.engine("service", "scale", "--detach", f"{service}=0")),
+        lambda: print(stack.engine("service", "scale", "--detach", f"{service}=1")),
+        WHERE,
     )
