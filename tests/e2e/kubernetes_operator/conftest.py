@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,12 +22,14 @@ from typing import Any
 
 import pytest
 import yaml
+from cutting import CutLine
+from patience import DEADLINE, wait_until
 from windlass_lab.errors import CommandError
 from windlass_lab.testing.kubernetes import KindCluster, Namespace
 
 from windlass_contract.canonical import digest_of_bytes
 from windlass_contract.crd import as_yaml
-from windlass_testing.following import DEADLINE, Replica, wait_until
+from windlass_testing.following import Replica
 
 RIGHTS = yaml.safe_load(Path(__file__).with_name("rights.yaml").read_text())
 """What the operator may do: in each namespace that it serves, in its own, and in the cluster."""
@@ -95,7 +98,14 @@ class Account:
 class Operator:
     """One process of the command."""
 
-    def __init__(self, account: Account, folder: Path, number: int, flags: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        account: Account,
+        folder: Path,
+        number: int,
+        flags: tuple[str, ...],
+        program: tuple[str, ...] = ("-m", "windlass_operator.main"),
+    ) -> None:
         self.log_file = folder / f"operator-{number}.log"
         arguments = ["kubernetes", "--port", "0", "--metrics-port", "0", "--log-level", "debug"]
         arguments += [
@@ -109,9 +119,7 @@ class Operator:
         ]
         environment = {**os.environ, "KUBECONFIG": str(account.file)}
         with self.log_file.open("ab") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "windlass_operator.main", *arguments], stderr=file, env=environment
-            )
+            self.process = subprocess.Popen([sys.executable, *program, *arguments], stderr=file, env=environment)
 
     @property
     def logs(self) -> list[dict[str, Any]]:
@@ -174,6 +182,7 @@ class Stage:
         self.namespace, self.account, self._folder = namespace, account, folder
         self.operators: list[Operator] = []
         self.replicas: dict[str, Replica] = {}
+        self._lines: list[CutLine] = []
         self._url = Remembered(self.url, 0.3)
         self._trusted = Remembered(self.trusted, 5.0)
 
@@ -181,6 +190,30 @@ class Stage:
         flags = flags or ("--namespace", self.namespace.name)
         self.operators.append(Operator(self.account, self._folder, len(self.operators), flags))
         return self.operators[-1]
+
+    def dying_operator(self, number: int, when: str) -> Operator:
+        """One that kills itself before or after its write of that number."""
+        program = (str(Path(__file__).with_name("dying_operator.py")), str(number), when)
+        flags = ("--namespace", self.namespace.name)
+        self.operators.append(Operator(self.account, self._folder, len(self.operators), flags, program))
+        return self.operators[-1]
+
+    def losing_operator(self) -> Operator:
+        """One that loses its watch of ModelVersions at SIGUSR1."""
+        program = (str(Path(__file__).with_name("losing_operator.py")),)
+        flags = ("--namespace", self.namespace.name)
+        self.operators.append(Operator(self.account, self._folder, len(self.operators), flags, program))
+        return self.operators[-1]
+
+    def cut_line(self) -> CutLine:
+        """What operators that are started from now on reach the API server by."""
+        config = yaml.safe_load(self.account.file.read_text())
+        address = urllib.parse.urlsplit(config["clusters"][0]["cluster"]["server"])
+        line = CutLine(address.hostname or "", address.port or 443)
+        self._lines.append(line)
+        config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{line.port}"
+        self.account.file.write_text(yaml.safe_dump(config))
+        return line
 
     def url(self) -> str | None:
         """Where the Service would lead: to the operator that is ready."""
@@ -245,6 +278,13 @@ class Stage:
         state: dict[str, Any] = json.loads(value["data"]["state.json"])
         return state
 
+    def durable_readable(self) -> bool:
+        """Whether there is an object, with something that can be read."""
+        try:
+            return bool(self.durable())
+        except (KeyError, ValueError):
+            return False
+
     def committed(self, server: str = "cats") -> int | None:
         return ((self.durable(server).get("plan") or {}).get("models", {}).get("m") or {}).get("committed")
 
@@ -276,6 +316,8 @@ class Stage:
         for operator in self.operators:
             operator.process.send_signal(signal.SIGCONT)
             operator.stop(signal.SIGKILL)
+        for line in self._lines:
+            line.close()
 
 
 class Remembered:

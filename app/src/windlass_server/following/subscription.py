@@ -98,6 +98,7 @@ class Subscription:
         self._server = server
         self._instance = instance
         self._token_file = token_file
+        self._ca_file = ca_file
         self._tls = ssl.create_default_context(cafile=ca_file) if self.url.startswith("https:") else None
         self._subscriber = subscriber
         self._session: aiohttp.ClientSession | None = None
@@ -117,6 +118,7 @@ class Subscription:
     async def run(self) -> None:
         """Polls and reports; connects anew after a silence."""
         while True:
+            await asyncio.to_thread(self._trust)
             connector = aiohttp.TCPConnector(limit=4, ssl=self._tls if self._tls is not None else True)
             timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS, connect=3.0)
             async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
@@ -244,6 +246,15 @@ class Subscription:
         except (aiohttp.ClientError, OSError) as error:
             why = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
             raise Unanswered(f"the operator at {self.url} is out of reach: {why}") from error
+
+    def _trust(self) -> None:
+        """Reads the CA file anew: it may have been rotated. One that can't be read changes nothing."""
+        if self._tls is None or self._ca_file is None:
+            return
+        try:
+            self._tls = ssl.create_default_context(cafile=self._ca_file)
+        except OSError as error:  # ssl.SSLError is one
+            log.warning("the operator's CA file can't be read; the one before is trusted", reason=str(error))
 
     def _token(self) -> str:
         """The control token, read anew: it may have been rotated."""

@@ -92,6 +92,22 @@ class Cluster:
             groups.setdefault(f"{each.namespace}/{each.server}", []).append(each)
         return groups
 
+    def absence(self, key: str) -> str:
+        """Why no replica of a server is heard of, as far as the cluster shows it; empty: it doesn't."""
+        namespace, _, server = key.partition("/")
+        pods = [each for each in self.pods if each.namespace == namespace and each.server == server and not each.ended]
+        wanted = [each for each in self.deployments if each.namespace == namespace and each.server == server]
+        if pods:
+            return (
+                f"there are {len(pods)} Pods, and none has reported: look at their logs and their way to the operator"
+            )
+        if not wanted:
+            return f"no Deployment and no Pod has the label windlass.dev/server: {server} in namespace {namespace}"
+        names = ", ".join(each.name for each in wanted)
+        if not any(each.wanted for each in wanted):
+            return f"Deployment {names} is scaled to 0"
+        return f"Deployment {names} has no Pod: kubectl describe says why"
+
     def view(self, key: str, samples_of: SamplesOf, blind: str = "") -> ServerView:
         """What there is for a server. `blind`: why its namespace can't be seen now."""
         namespace, _, server = key.partition("/")

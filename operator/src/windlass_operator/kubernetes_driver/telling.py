@@ -21,6 +21,7 @@ from .objects import MANAGER, SeenObject, model_version_of
 from .store import SUFFIX
 
 SPEC_INVALID = "SpecInvalid"
+NO_REPLICAS = "NoReplicas"
 MAX_NOTE = 1000
 
 
@@ -43,6 +44,8 @@ class ClusterPeople:
             if seen.model_version is None:
                 status = stalled(status, SPEC_INVALID, seen.problem)
                 status = status.model_copy(update={"observed_generation": seen.generation})
+            if status is not None:
+                status = self._explained(key, status)
             if status is None or self._done.get(seen.id) == (seen.version, status):
                 continue
             try:
@@ -54,6 +57,13 @@ class ClusterPeople:
                     )
         present = {each.id for each in self._cluster.model_versions}
         self._done = {name: done for name, done in self._done.items() if name in present}
+
+    def _explained(self, key: str, status: ModelVersionStatus) -> ModelVersionStatus:
+        """With what the cluster shows of a server that isn't heard of."""
+        if not any(each.reason == NO_REPLICAS for each in status.conditions):
+            return status
+        message = f"{status.message} {self._cluster.absence(key)}."
+        return status.model_copy(update={"message": message})
 
     async def show_reports(self, key: str, reports: Sequence[SeenReport]) -> None:
         """Nothing: what replicas hold is summed up in the statuses."""

@@ -63,6 +63,10 @@ class Replica:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
         self._thread.start()
 
+    def follow(self, url: Callable[[], str | None]) -> None:
+        """Speaks to another operator from now on."""
+        self._url = url
+
     def stop(self) -> None:
         wait_until(lambda: self._task is not None)
         assert self._loop is not None
