@@ -19,7 +19,7 @@ from windlass_contract.decision import Action, Decision
 from windlass_contract.identifiers import API_VERSION
 from windlass_contract.model_version import DecisionTaken
 
-from .rollouts import LOOK_SECONDS, Directory, Name, State, find, open_source
+from .rollouts import LOOK_SECONDS, Directory, Name, Space, State, find, open_source
 
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until the operator has taken it, and say what came of it.")]
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="For --wait: give up after so long.")]
@@ -31,45 +31,49 @@ def approve(
     name: Name,
     directory: Directory = Path(),
     state: State = None,
+    namespace: Space = None,
     wait: Wait = False,
     timeout: Timeout = 30,
     reason: Reason = "",
     dry_run: DryRun = False,
 ) -> None:
     """Let a rollout go on from the pause that it waits at."""
-    _decide(Action.APPROVE, name, open_source(directory, state), wait, timeout, reason, dry_run)
+    _decide(Action.APPROVE, name, open_source(directory, state, namespace), wait, timeout, reason, dry_run)
 
 
 def pause(
     name: Name,
     directory: Directory = Path(),
     state: State = None,
+    namespace: Space = None,
     wait: Wait = False,
     timeout: Timeout = 30,
     reason: Reason = "",
     dry_run: DryRun = False,
 ) -> None:
     """Stop a rollout where it is; `resume` lets it go on."""
-    _decide(Action.PAUSE, name, open_source(directory, state), wait, timeout, reason, dry_run)
+    _decide(Action.PAUSE, name, open_source(directory, state, namespace), wait, timeout, reason, dry_run)
 
 
 def resume(
     name: Name,
     directory: Directory = Path(),
     state: State = None,
+    namespace: Space = None,
     wait: Wait = False,
     timeout: Timeout = 30,
     reason: Reason = "",
     dry_run: DryRun = False,
 ) -> None:
     """Let a paused rollout go on."""
-    _decide(Action.RESUME, name, open_source(directory, state), wait, timeout, reason, dry_run)
+    _decide(Action.RESUME, name, open_source(directory, state, namespace), wait, timeout, reason, dry_run)
 
 
 def undo(
     name: Name,
     directory: Directory = Path(),
     state: State = None,
+    namespace: Space = None,
     wait: Wait = False,
     timeout: Timeout = 30,
     reason: Reason = "",
@@ -79,20 +83,21 @@ def undo(
 
     Its digest is held, so that it doesn't come back by itself; `clear` lifts that.
     """
-    _decide(Action.UNDO, name, open_source(directory, state), wait, timeout, reason, dry_run)
+    _decide(Action.UNDO, name, open_source(directory, state, namespace), wait, timeout, reason, dry_run)
 
 
 def clear(
     name: Name,
     directory: Directory = Path(),
     state: State = None,
+    namespace: Space = None,
     wait: Wait = False,
     timeout: Timeout = 30,
     reason: Reason = "",
     dry_run: DryRun = False,
 ) -> None:
     """Lift the quarantine or hold of a version, so that it may be rolled out again."""
-    _decide(Action.CLEAR, name, open_source(directory, state), wait, timeout, reason, dry_run)
+    _decide(Action.CLEAR, name, open_source(directory, state, namespace), wait, timeout, reason, dry_run)
 
 
 def _decide(action: Action, name: str, source: Source, wait: bool, timeout: float, reason: str, dry_run: bool) -> None:
@@ -147,7 +152,7 @@ def _wait(source: Source, decision: Decision, timeout: float, where: str) -> tup
         if time.monotonic() > deadline:
             raise UserError(
                 f"no operator has taken it within {timeout:g} s; it stays in {where} and is taken once one looks there "
-                f"(is `windlass-operator directory {source.place}` running?), unless you remove the file"
+                f"(is an operator running for {source.place}?), unless you remove it"
             )
         time.sleep(LOOK_SECONDS)
 

@@ -14,12 +14,15 @@ import yaml
 from rich.live import Live
 
 from windlass_cli.errors import UserError
+from windlass_cli.sources.cluster import ClusterSource
 from windlass_cli.sources.directory import DirectorySource
 from windlass_cli.sources.source import SeenVersion, Snapshot, Source
 from windlass_cli.terminal import err, out, screen
 from windlass_cli.views import words
 from windlass_cli.views.tables import description, versions_table
 from windlass_cli.views.tree import live_view
+
+from .options import server_name
 
 LOOK_SECONDS = 0.2
 """How often a live view looks whether something changed."""
@@ -50,12 +53,24 @@ State = Annotated[
         "--state", envvar="WINDLASS_STATE", metavar="DIR", help="The operator's own folder. Default: .windlass in DIR."
     ),
 ]
+Space = Annotated[
+    str | None,
+    typer.Option(
+        "--namespace",
+        "-n",
+        envvar="WINDLASS_NAMESPACE",
+        metavar="NAMESPACE",
+        help="A namespace of the cluster that kubectl talks to, instead of a folder.",
+    ),
+]
 Form = Annotated[Output, typer.Option("--output", "-o", help="How to print it.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The ModelVersion's name.")]
 
 
-def open_source(directory: Path, state: Path | None) -> Source:
+def open_source(directory: Path, state: Path | None, namespace: str | None) -> Source:
     """Where to read and write. Raises `UserError`."""
+    if namespace is not None:
+        return ClusterSource(str(server_name(namespace)))
     return DirectorySource(directory, state)
 
 
@@ -72,13 +87,14 @@ def get(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Only this ModelVersion.")] = None,
     directory: Directory = Path(),
     state: State = None,
+    namespace: Space = None,
     output: Form = Output.TABLE,
 ) -> None:
     """List ModelVersions: what serves where, and how far the others are.
 
     REPLICAS is committed/prepared/desired.
     """
-    source = open_source(directory, state)
+    source = open_source(directory, state, namespace)
     snapshot = source.snapshot()
     versions = list(snapshot.versions) if name is None else [find(snapshot, name, source.place)]
     for problem in snapshot.problems:
@@ -103,10 +119,11 @@ def describe(
     name: Name,
     directory: Directory = Path(),
     state: State = None,
+    namespace: Space = None,
     output: Form = Output.TABLE,
 ) -> None:
     """Say everything about one ModelVersion: conditions, gates with their evidence, replicas, decisions, events."""
-    source = open_source(directory, state)
+    source = open_source(directory, state, namespace)
     snapshot = source.snapshot()
     seen = find(snapshot, name, source.place)
     if output in {Output.JSON, Output.YAML}:
@@ -120,6 +137,7 @@ def watch(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Only this one's model.")] = None,
     directory: Directory = Path(),
     state: State = None,
+    namespace: Space = None,
     once: Annotated[bool, typer.Option("--once", help="Show it as it is now, and end.")] = False,
     until: Annotated[
         str | None,
@@ -136,7 +154,7 @@ def watch(
     """
     if until is not None and name is None:
         raise typer.BadParameter("--until goes with a NAME")
-    source = open_source(directory, state)
+    source = open_source(directory, state, namespace)
     if name is not None:
         find(source.snapshot(), name, source.place)
     if once:
