@@ -88,7 +88,7 @@ def test_a_version_that_loads_slows_nothing_and_leaves_no_memory_behind(tmp_path
     measured("load-beside", what, told(swaps, rate), "make soak")
     measured(
         "memory",
-        f"{what}: PSS of all processes and /dev/shm, idle, same model resident",
+        f"{what}: PSS of all processes but for files, and /dev/shm, idle, same model resident",
         f"median of swaps 20 to 40 {early / MIB:.1f} MiB, of swaps 180 to 200 {late / MIB:.1f} MiB "
         f"({(late / early - 1) * 100:+.2f} %)",
         "make soak",

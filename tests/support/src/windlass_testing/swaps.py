@@ -42,7 +42,7 @@ class Swap:
     beside: tuple[float, float]
     """The same in the load window."""
     memory: int
-    """Afterwards, idle, with one version resident: PSS of the process tree, and /dev/shm."""
+    """Afterwards, idle, with one version resident; see `memory`."""
 
     @property
     def ratio(self) -> float:
@@ -162,7 +162,8 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def memory(pid: int) -> int:
-    """Bytes of a process and all below it, shared pages counted by share, and of /dev/shm."""
+    """Bytes of a process and all below it, shared pages counted by share, and of /dev/shm. Pages of files aren't
+    counted: a share of TensorFlow's libraries depends on who else runs it on the machine, and they can't grow."""
     shared = sum(path.stat().st_blocks * 512 for path in Path("/dev/shm").rglob("*") if path.is_file())
     return shared + sum(_pss(each) for each in _tree(pid))
 
@@ -195,4 +196,5 @@ def _workers(pid: int) -> list[int]:
 
 def _pss(pid: int) -> int:
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:"))
+    fields = dict(line.split()[:2] for line in text.splitlines()[1:])
+    return (int(fields["Pss_Anon:"]) + int(fields["Pss_Shmem:"])) * 1024
