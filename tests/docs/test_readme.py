@@ -19,7 +19,7 @@ README = ROOT / "README.md"
 BY_THEMSELVES = {"make demo", "make test"}
 """`make demo` is run by the fixture, left running at the end; `make test` runs this."""
 NEED_AN_ENGINE = ("Three replicas with Docker Compose",)
-"""Sections whose commands `make e2e` runs."""
+"""Sections whose commands `make soak` runs."""
 
 
 @pytest.fixture(scope="module")

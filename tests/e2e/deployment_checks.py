@@ -73,5 +73,5 @@ def a_minute_without_database(
         "nothing-lost",
         f"{where}: PostgreSQL away for a minute under constant load",
         f"{len(load.lost)} of {len(load.answers)} requests and 0 of {len(answered)} rows lost",
-        "make e2e",
+        "make soak",
     )

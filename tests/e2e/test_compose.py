@@ -65,6 +65,7 @@ def test_fifty_versions_that_werent_there_go_live_in_three_replicas_and_nothing_
     swaps(project, REPLICAS, 50, WHERE)
 
 
+@pytest.mark.soak
 def test_replicas_that_come_and_go_lose_nothing(project: ComposeDeployment) -> None:
     with project.load() as load:
         project.up(REPLICAS + 1)
@@ -78,7 +79,7 @@ def test_replicas_that_come_and_go_lose_nothing(project: ComposeDeployment) -> N
         "nothing-lost",
         f"Compose: from {REPLICAS} replicas to {REPLICAS + 1} and back, under constant load",
         f"{len(load.lost)} of {len(load.answers)} requests lost",
-        "make e2e",
+        "make soak",
     )
 
 
@@ -120,6 +121,7 @@ def test_a_replica_killed_in_mid_rollout_comes_back_on_the_committed_version_and
     )
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_a_database_that_is_away_for_a_minute_costs_nothing(project: ComposeDeployment) -> None:
     a_minute_without_database(

@@ -17,7 +17,7 @@ from windlass_lab.testing.waiting import until
 from windlass_testing.one_machine import free_port
 from windlass_testing.pages import ROOT, commands
 
-pytestmark = [pytest.mark.lab, pytest.mark.default_ports, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.lab, pytest.mark.soak, pytest.mark.default_ports, pytest.mark.timeout(1500)]
 
 SECTION = "Three replicas with Docker Compose"
 COMPOSE, SWARM = ROOT / "docs" / "compose.md", ROOT / "docs" / "swarm.md"

@@ -65,6 +65,7 @@ def test_fifty_versions_that_werent_there_go_live_in_three_tasks_and_nothing_is_
     swaps(stack, TASKS, 50, WHERE)
 
 
+@pytest.mark.soak
 def test_a_task_killed_in_mid_rollout_is_replaced_by_one_that_takes_the_committed_version_from_its_subscription(
     stack: SwarmDeployment,
 ) -> None:
@@ -92,7 +93,7 @@ def test_a_task_killed_in_mid_rollout_is_replaced_by_one_that_takes_the_committe
         "sigkill",
         f"Swarm, {TASKS} tasks behind nginx: one killed while a rollout waits; its successor begins with nothing",
         f"{len(in_flight)} of {len(load.answers)} requests failed, those in flight there; the rollout ended",
-        "make e2e",
+        "make soak",
     )
 
 
@@ -107,6 +108,7 @@ def approve(stack: SwarmDeployment, name: str) -> None:
     )
 
 
+@pytest.mark.soak
 def test_a_start_first_update_loses_nothing(stack: SwarmDeployment) -> None:
     version, before = stack.answer(), set(stack.containers("server"))
     (stack.folder / "updated.yaml").write_text(UPDATED)
@@ -128,7 +130,7 @@ def test_a_start_first_update_loses_nothing(stack: SwarmDeployment) -> None:
         "nothing-lost",
         f"Swarm: start-first update of {TASKS} tasks under constant load",
         f"{len(load.lost)} of {len(load.answers)} requests lost",
-        "make e2e",
+        "make soak",
     )
 
 
@@ -149,6 +151,7 @@ def test_an_update_that_is_never_healthy_is_taken_back_and_nothing_is_lost(stack
     )
 
 
+@pytest.mark.soak
 def test_a_database_that_is_away_for_a_minute_costs_nothing_on_a_swarm(stack: SwarmDeployment) -> None:
     service = f"{stack.name}_postgres"
     a_minute_without_database(
