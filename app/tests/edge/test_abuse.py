@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - tables of requests and answers, one to a line
-"""A real `windlass-server` under abuse: the right status code, memory of its front process bounded (printed), and
+"""A real `windlass-server` under abuse: the right status code, memory of its front process bounded (measured), and
 another client that sees nothing but 200."""
 
 from __future__ import annotations
@@ -9,97 +9,22 @@ import json
 import socket
 import struct
 import subprocess
-import time
 import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from select import select
 
 import httpx
 import pytest
+from abuse_rig import MIB, PREDICT, Front, status_of, trickle, upload
 
 from windlass_contract.manifest import ImageInput
-from windlass_testing.evidence import measured
-from windlass_testing.load import Load, Request
 from windlass_testing.models import affine_tflite, scorer
-from windlass_testing.one_machine import OneMachine, Replica, wait_until
+from windlass_testing.one_machine import OneMachine, wait_until
 
 pytestmark = [pytest.mark.hardening, pytest.mark.evidence]
-
-MIB = 2**20
-RATE = 50
-"""Of the others."""
-NOISE_MS = 100
-"""By so much, and by a factor of three, two equal windows of a second differ where tests run side by side."""
-PREDICT = "/v1/models/m:predict"
-BODY = {"instances": [[1.0]]}
-KEY = "the-key-of-the-first-client"
-
-
-def rss(pid: int, field: str = "VmRSS") -> int:
-    """Bytes."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith(field)).split()[1]) * 1024
-
-
-@dataclass
-class Front:
-    """The replica's own process, and someone who asks it all the time."""
-
-    replica: Replica
-
-    @property
-    def pid(self) -> int:
-        return self.replica.process.popen.pid
-
-    @property
-    def address(self) -> tuple[str, int]:
-        host, _, port = self.replica.url.removeprefix("http://").rpartition(":")
-        return host, int(port)
-
-    @contextmanager
-    def bounded(self, what: str, mib: float):
-        """What happens inside costs the front process at most so much memory, and slows nobody else by more than
-        noise: the same load is measured just before and just after."""
-        before = self.usual()
-        had = rss(self.pid)
-        Path(f"/proc/{self.pid}/clear_refs").write_text("5")  # the peak counts from now
-        with self.load() as load:
-            yield
-            seen = len(load.answers)
-            wait_until("the others went on", lambda: len(load.answers) > seen + RATE / 2)
-        peak = (rss(self.pid, "VmHWM") - had) / MIB
-        after = self.usual()
-        shown = [[round(each.quantile(share) * 1000, 1) for each in (before, load, after)] for share in (0.5, 0.99)]
-        measured(
-            "abuse",
-            f"{what}, beside {RATE} requests/s of others",
-            f"front process at most +{peak:.0f} MiB (bound {mib:g}); others: {len(load.lost)} of {len(load.answers)} "
-            f"lost, before / meanwhile / after: p50 {shown[0]} ms, p99 {shown[1]} ms",
-            "make evidence",
-        )
-        assert (load.lost, load.wrong) == ([], [])
-        assert peak < mib
-        usually = max(shown[0][0], shown[0][2])
-        assert shown[0][1] < 3 * usually + NOISE_MS, shown
-
-    def load(self) -> Load:
-        """Of the others."""
-        asked = Request(PREDICT, BODY, lambda body, _: "" if body == {"predictions": [[2.0]]} else "wrong")
-        return Load(self.replica.url, [asked], rate=RATE, senders=4)
-
-    def usual(self) -> Load:
-        """What there is to compare with."""
-        with self.load() as load:
-            wait_until("it has been measured", lambda: len(load.answers) >= 2 * RATE)
-        return load
-
-    def post(self, path: str, content: bytes, **headers: str) -> httpx.Response:
-        names = {name.replace("_", "-"): value for name, value in headers.items()}
-        return httpx.post(self.replica.url + path, content=content, headers=names, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +75,7 @@ def bomb(encoding: str, size: int) -> bytes:
 def test_bodies_are_bounded_before_memory_is_spent(front, name, content, headers, status, mib):
     content = content()
     with front.bounded(name, mib):
-        answer = front.post("/v1/models/m:predict", content, **headers)
+        answer = front.post(PREDICT, content, **headers)
 
     assert answer.status_code == status, answer.text[:300]
     if status != 200:
@@ -222,22 +147,6 @@ def test_a_large_image_is_decoded_elsewhere(front, images):
 
 
 # --- many, slow and half-closed ---
-
-
-def trickle(front: Front, heads: list[bytes], byte: bytes, seconds: float) -> list[socket.socket]:
-    """Opens a connection for each head and sends a byte on all of them now and then."""
-    sockets = [socket.create_connection(front.address) for _ in heads]
-    for each, head in zip(sockets, heads, strict=True):
-        each.sendall(head)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        for each in sockets:
-            try:
-                each.send(byte)
-            except OSError:
-                continue
-        time.sleep(0.5)
-    return sockets
 
 
 @pytest.mark.parametrize(
@@ -339,16 +248,6 @@ def test_names_and_version_numbers_of_requests_leave_no_trace(front, count):
 # --- many large bodies at once ---
 
 
-def upload(front: Front, size: int) -> socket.socket:
-    """Sends all but the last byte of a body of so many bytes; gives up when it is refused meanwhile."""
-    client = socket.create_connection(front.address)
-    client.settimeout(60)
-    client.sendall(b"POST %s HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (PREDICT.encode(), size))
-    with suppress(BrokenPipeError, ConnectionResetError):
-        client.sendall(b" " * (size - 1))
-    return client
-
-
 def test_many_large_bodies_at_once_share_one_bound(front):
     """40 clients send 16 MiB each but for the last byte, 640 MiB together, of which there is room for 256."""
     with front.bounded("40 bodies of 16 MiB at once that never end", 320), ThreadPoolExecutor(40) as pool:
@@ -371,19 +270,7 @@ def test_many_large_documents_at_once_share_one_bound(front):
     """JSON of a million numbers, which takes ten times its size when it is read."""
     body = b'{"instances":[' + b"[1.5]," * 10**6 + b"[1.5]]}"
 
-    def ask(_: int) -> int:
-        return front.post(PREDICT, body).status_code
-
-    with front.bounded("40 documents of a million numbers at once", 700), ThreadPoolExecutor(40) as pool:
-        statuses = Counter(pool.map(ask, range(40)))
-    assert set(statuses) <= {200, 429}, statuses
+    with front.bounded("40 documents of a million numbers at once", 700):
+        statuses = Counter(each.status_code for each in front.posts(40, PREDICT, body))
+    assert set(statuses) <= {200, 429, 0}, statuses  # 0: cut off while it sent, before it read the answer
     assert statuses[200] > 0
-
-
-def status_of(client: socket.socket) -> int:
-    """What the client is answered before its connection ends; 429 where the answer was lost with what nobody read."""
-    with client:
-        try:
-            return int(client.recv(4096).split()[1])
-        except ConnectionResetError:
-            return 429

@@ -1,0 +1,161 @@
+"""A replica under abuse, and those who abuse it: `Front` measures what that costs and whom it slows."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from windlass_testing.evidence import measured
+from windlass_testing.load import Load, Request
+from windlass_testing.one_machine import Replica, wait_until
+
+MIB = 2**20
+RATE = 50
+"""Of the others."""
+NOISE_MS = 100
+"""By so much, and by a factor of three, two equal windows of a second differ where tests run side by side."""
+PREDICT = "/v1/models/m:predict"
+BODY = {"instances": [[1.0]]}
+
+
+def rss(pid: int, field: str = "VmRSS") -> int:
+    """Bytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith(field)).split()[1]) * 1024
+
+
+@dataclass
+class Front:
+    """The replica's own process, and someone who asks it all the time."""
+
+    replica: Replica
+
+    @property
+    def pid(self) -> int:
+        return self.replica.process.popen.pid
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.replica.url.removeprefix("http://").rpartition(":")
+        return host, int(port)
+
+    @contextmanager
+    def bounded(self, what: str, mib: float):
+        """What happens inside costs the front process at most so much memory, and slows nobody else by more than
+        noise: the same load is measured just before and just after."""
+        before = self.usual()
+        had = rss(self.pid)
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")  # the peak counts from now
+        with self.load() as load:
+            yield
+            seen = len(load.answers)
+            wait_until("the others went on", lambda: len(load.answers) > seen + RATE / 2)
+        peak = (rss(self.pid, "VmHWM") - had) / MIB
+        after = self.usual()
+        shown = [[round(each.quantile(share) * 1000, 1) for each in (before, load, after)] for share in (0.5, 0.99)]
+        measured(
+            "abuse",
+            f"{what}, beside {RATE} requests/s of others",
+            f"front process at most +{peak:.0f} MiB (bound {mib:g}); others: {len(load.lost)} of {len(load.answers)} "
+            f"lost, before / meanwhile / after: p50 {shown[0]} ms, p99 {shown[1]} ms",
+            "make evidence",
+        )
+        assert (load.lost, load.wrong) == ([], [])
+        assert peak < mib
+        usually = max(shown[0][0], shown[0][2])
+        assert shown[0][1] < 3 * usually + NOISE_MS, shown
+
+    def load(self) -> Load:
+        """Of the others."""
+        asked = Request(PREDICT, BODY, lambda body, _: "" if body == {"predictions": [[2.0]]} else "wrong")
+        return Load(self.replica.url, [asked], rate=RATE, senders=4)
+
+    def usual(self) -> Load:
+        """What there is to compare with."""
+        with self.load() as load:
+            wait_until("it has been measured", lambda: len(load.answers) >= 2 * RATE)
+        return load
+
+    def post(self, path: str, content: bytes, **headers: str) -> Posted:
+        return self.posts(1, path, content, **headers)[0]
+
+    def posts(self, count: int, path: str, content: bytes, **headers: str) -> list[Posted]:
+        """So many at once, sent by another process: this one measures."""
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        done = subprocess.run(
+            ["python3", "-c", POST, *map(str, self.address), path, json.dumps(names), str(count)],
+            input=content, capture_output=True, check=True, timeout=170,
+        )  # fmt: skip
+        return [Posted(*each) for each in json.loads(done.stdout)]
+
+
+@dataclass
+class Posted:
+    """What came back."""
+
+    status_code: int
+    text: str
+
+    def json(self):
+        return json.loads(self.text)
+
+
+POST = """
+import http.client, json, sys
+from concurrent.futures import ThreadPoolExecutor
+host, port, path, headers, count = sys.argv[1], int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4]), int(sys.argv[5])
+content = sys.stdin.buffer.read()
+def post(_):
+    connection = http.client.HTTPConnection(host, port, timeout=120)
+    try:
+        connection.request("POST", path, content, headers)
+    except OSError:
+        pass  # it may have been answered before all was sent
+    try:
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    except OSError:
+        return 0, "no answer"
+with ThreadPoolExecutor(count) as pool:
+    print(json.dumps(list(pool.map(post, range(count)))))
+"""
+
+
+def trickle(front: Front, heads: list[bytes], byte: bytes, seconds: float) -> list[socket.socket]:
+    """Opens a connection for each head and sends a byte on all of them now and then."""
+    sockets = [socket.create_connection(front.address) for _ in heads]
+    for each, head in zip(sockets, heads, strict=True):
+        each.sendall(head)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for each in sockets:
+            try:
+                each.send(byte)
+            except OSError:
+                continue
+        time.sleep(0.5)
+    return sockets
+
+
+def upload(front: Front, size: int) -> socket.socket:
+    """Sends all but the last byte of a body of so many bytes; gives up when it is refused meanwhile."""
+    client = socket.create_connection(front.address)
+    client.settimeout(60)
+    client.sendall(b"POST %s HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % (PREDICT.encode(), size))
+    with suppress(BrokenPipeError, ConnectionResetError):
+        client.sendall(b" " * (size - 1))
+    return client
+
+
+def status_of(client: socket.socket) -> int:
+    """What the client is answered before its connection ends; 429 where the answer was lost with what nobody read."""
+    with client:
+        try:
+            return int(client.recv(4096).split()[1])
+        except ConnectionResetError:
+            return 429
