@@ -151,6 +151,31 @@ def test_json_takes_room_for_its_values_and_one_that_takes_all_is_worked_on_alon
     play(scenario)
 
 
+def test_one_that_is_being_refused_is_not_given_up_on_top_of_it(clock):
+    """It is neither arriving nor forgotten: what it held comes back once it is answered."""
+
+    async def scenario():
+        bodies = Bodies(4 * MIB)
+        with bodies.body() as arriving:
+            pieces = asyncio.Queue()
+            for _ in range(3):
+                pieces.put_nowait({"type": "http.request", "body": bytes(MIB), "more_body": True})
+            request = Request({"type": "http"}, pieces.get, Limits(max_body_bytes=2 * MIB), {}, arriving)
+            with pytest.raises(ServingError, match="larger than"):
+                await request.body()
+            clock[0] += 1000
+            other = Sender(bodies)
+            await other.send(bytes(2 * MIB), more=False)
+            await other.read.wait()
+            third = Sender(bodies)
+            await third.send(bytes(MIB))
+            assert await third.answered() == (429, 1)
+        assert await other.answered() == (200, 2 * MIB)
+        assert (bodies.held, bodies._arriving) == (0, set())
+
+    play(scenario)
+
+
 def test_a_request_that_is_cancelled_for_another_reason_stays_cancelled(clock):
     async def scenario():
         bodies = Bodies(4 * MIB)

@@ -50,12 +50,15 @@ class Bodies:
             slowest.give_up()
         self.held += size
 
-    def arrived(self, body: Body, more: int) -> None:
-        """All of it is there. `more`: bytes that working on it takes. Raises `ServingError`."""
+    def settled(self, body: Body) -> None:
+        """Nothing more is read of it: it can't be given up any more."""
         self._arriving.discard(body)
+
+    def take_more(self, more: int) -> None:
+        """For a body that is there. `more`: bytes that working on it takes. Raises `ServingError`."""
         if self.held + more > self.most:
             self.given_up += 1
-            raise no_room()
+            raise no_room(unread=False)
         self.held += more
 
     def give_back(self, body: Body, size: int) -> None:
@@ -83,7 +86,7 @@ class Body:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._held:
+        if self._task is not None:
             self._all.give_back(self, self._held)
             self._held = 0
 
@@ -103,12 +106,17 @@ class Body:
         self._all.take(self, more)
         self._held += more
 
+    def settle(self) -> None:
+        """Nothing more is read of it, for whatever reason."""
+        if self._task is not None:
+            self._all.settled(self)
+
     def complete(self, content: bytes) -> None:
         """Takes room for what becomes of it: JSON has a comma for each value. Raises `ServingError`."""
         if self._held:
             # One that takes all there is can be worked on alone.
             more = min(VALUE_BYTES * content.count(b","), self._all.most - self._held)
-            self._all.arrived(self, more)
+            self._all.take_more(more)
             self._held += more
 
     def give_up(self) -> None:
@@ -124,8 +132,7 @@ class Body:
         return self._given_up and self._task is not None and self._task.uncancel() == 0
 
 
-def no_room() -> ServingError:
+def no_room(*, unread: bool = True) -> ServingError:
     """What the client is told."""
-    return ServingError(
-        Code.RESOURCE_EXHAUSTED, "too many large requests are being received: try again", retry_after=1, unread=True
-    )
+    message = "too many large requests are received and worked on at once: try again"
+    return ServingError(Code.RESOURCE_EXHAUSTED, message, retry_after=1, unread=unread)

@@ -70,6 +70,8 @@ class Request:
             if self.arriving.interrupted():
                 raise no_room() from None
             raise
+        finally:
+            self.arriving.settle()
         self.arriving.complete(content)
         return content
 
