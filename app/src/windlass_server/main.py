@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import resource
 import signal
@@ -39,6 +40,9 @@ PREDICTIONS_CLOSE_SECONDS = 2.0
 """Of those; what isn't in the database then is on disk, and stored after the next start."""
 
 
+M_MMAP_THRESHOLD = -3
+"""Of glibc's malloc.h."""
+LARGE_BYTES = 1024 * 1024
 OTHER_FILES = 256
 """Open files besides clients' connections: workers, logs, the database."""
 MAX_PREDICTIONS_FILE_BYTES = 16 * 1024
@@ -64,6 +68,7 @@ async def serve(settings: Settings) -> None:
     clients = Listener(settings.host, settings.port, "clients", "--port")
     numbers = Listener(settings.metrics_host or settings.host, settings.metrics_port, "metrics", "--metrics-port")
     _hide()
+    _give_memory_back()
     # Before any secret is read: workers descend from it.
     launcher = Launcher()
     try:
@@ -147,6 +152,14 @@ def _stop_on_signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     return stop
+
+
+def _give_memory_back() -> None:
+    """What is as large as a client's body is given back to the system as soon as it is freed. The C library would learn
+    from the first large ones to keep them, and fall to pieces over those that grow side by side."""
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; others have no such habit
+    if set_option is not None:
+        set_option(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def _hide() -> None:
