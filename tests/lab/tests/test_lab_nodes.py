@@ -16,6 +16,15 @@ def nodes_of(namespace):
     return {pod["spec"]["nodeName"] for pod in namespace.ready_pods("app=app")}
 
 
+@pytest.mark.parametrize("part", ["kube-scheduler", "kube-controller-manager"])
+def test_what_there_is_one_of_is_not_elected_and_so_never_ends_on_a_busy_machine(kind_cluster, part):
+    pod = f"{part}-{kind_cluster.name}-control-plane"
+    command = kind_cluster.kubectl(
+        "-n", "kube-system", "get", "pod", pod, "--output=jsonpath={.spec.containers[0].command}"
+    )
+    assert "--leader-elect=false" in command
+
+
 def test_a_drained_node_is_left_by_its_pods(kind_cluster, namespace, deployment):
     namespace.apply(deployment("app", 2))
     namespace.kubectl("rollout", "status", "deployment/app", "--timeout=120s")

@@ -197,7 +197,9 @@ def test_the_clusters_configuration_fits_the_machine(home, cgroup, patched):
     config = configuration(home, 2, restricted=patched, cgroup=cgroup)
     assert [node["role"] for node in config["nodes"]] == ["control-plane", "worker", "worker"]
     assert all(node["extraMounts"][0]["hostPath"] == str(home.shared) for node in config["nodes"])
-    assert ("kubeadmConfigPatches" in config) == ("containerdConfigPatches" in config) == patched
+    patches = [json.loads(patch)["kind"] for patch in config["kubeadmConfigPatches"]]
+    assert patches == ["ClusterConfiguration", *(["KubeletConfiguration"] if patched else [])]
+    assert ("containerdConfigPatches" in config) == patched
     json.dumps(config)
 
 

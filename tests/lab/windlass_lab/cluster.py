@@ -32,17 +32,22 @@ def configuration(home: Home, workers: int, *, restricted: bool, cgroup: str) ->
 
     Every node has the lab's shared folder at /shared. Where the machine has cgroup v1 the kubelet is told to accept
     that, which it refuses by itself since Kubernetes 1.35. Where the machine is `restricted`, which lets nobody lower
-    oom_score_adj below his own, the nodes' containerd is told not to try.
+    oom_score_adj below his own, the nodes' containerd is told not to try. There is one scheduler and one controller
+    manager, so neither is elected: on a busy machine they would lose their leases, end, and be held back for minutes.
     """
     mounts = [{"hostPath": str(home.shared), "containerPath": "/shared"}]
     kubelet = {"kind": "KubeletConfiguration", "failCgroupV1": False}
+    unelected = {"extraArgs": {"leader-elect": "false"}}
+    kubeadm = {"apiVersion": "kubeadm.k8s.io/v1beta3", "kind": "ClusterConfiguration"}
+    kubeadm |= {"controllerManager": unelected, "scheduler": unelected}
     config: dict[str, Any] = {
         "kind": "Cluster",
         "apiVersion": "kind.x-k8s.io/v1alpha4",
         "nodes": [{"role": role, "extraMounts": mounts} for role in ["control-plane", *["worker"] * workers]],
+        "kubeadmConfigPatches": [json.dumps(kubeadm)],
     }
     if cgroup == "1":
-        config["kubeadmConfigPatches"] = [json.dumps(kubelet)]
+        config["kubeadmConfigPatches"].append(json.dumps(kubelet))
     if restricted:
         config["containerdConfigPatches"] = ['[plugins."io.containerd.grpc.v1.cri"]\n  restrict_oom_score_adj = true\n']
     return config

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 
 from windlass_lab import engine
 from windlass_lab.choice import helms
 from windlass_lab.cluster import Cluster
 from windlass_lab.errors import LabError
-from windlass_lab.home import Home, Mode, State
+from windlass_lab.home import Home, Mode, State, deadline
 from windlass_lab.versions import Versions, load
+
+PATIENCE = 60
+"""Seconds for the API server of a cluster that stands to say that it is ready."""
 
 
 @dataclass(frozen=True)
@@ -71,5 +75,10 @@ def check_cluster(lab: StandingLab) -> None:
             f"the kind cluster {cluster.name!r} isn't the one that the lab made, or is gone; run `make lab`"
             f" (LAB_ALLOW_CLUSTER={cluster.name} lets tests use it all the same)"
         )
-    if not cluster.answers():
-        raise LabError(f"the API server of {cluster.name!r} isn't ready; run `make lab`, it mends what it can")
+    until = deadline(PATIENCE)
+    while not cluster.answers(timeout=20):  # on a busy machine it may take its time, which is no reason to give up
+        if time.monotonic() > until:
+            raise LabError(
+                f"the API server of {cluster.name!r} isn't ready after {PATIENCE} s; `make lab` mends what it can"
+            )
+        time.sleep(1)
