@@ -38,7 +38,7 @@ def configuration(home: Home, workers: int, *, restricted: bool, cgroup: str) ->
     mounts = [{"hostPath": str(home.shared), "containerPath": "/shared"}]
     kubelet = {"kind": "KubeletConfiguration", "failCgroupV1": False}
     unelected = {"extraArgs": {"leader-elect": "false"}}
-    kubeadm = {"apiVersion": "kubeadm.k8s.io/v1beta3", "kind": "ClusterConfiguration"}
+    kubeadm: dict[str, Any] = {"apiVersion": "kubeadm.k8s.io/v1beta3", "kind": "ClusterConfiguration"}
     kubeadm |= {"controllerManager": unelected, "scheduler": unelected}
     config: dict[str, Any] = {
         "kind": "Cluster",
