@@ -334,7 +334,7 @@ def test_every_part_of_a_plan_is_under_its_digest(part: str) -> None:
 def test_only_what_the_artifact_did_is_a_verdict(reason: Reason) -> None:
     verdicts = {
         "ForbiddenOperation", "LoadFailed", "WorkerCrashed", "WarmUpFailed", "ParityFailed", "AcceptanceFailed",
-        "SignatureMismatch", "SignatureChanged",
+        "SignatureMismatch", "SignatureChanged", "ErrorRateExceeded",
     }  # fmt: skip
     assert Failure(gate=Gate.LOAD, reason=reason, message="m").is_verdict == (reason.value in verdicts)
     assert {each.value for each in VERDICTS} == verdicts

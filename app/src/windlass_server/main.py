@@ -22,6 +22,7 @@ from windlass_server.connections import ConnectionLimits, Connections
 from windlass_server.hosting.confinement import hide_from_others
 from windlass_server.hosting.image_decoder import DecoderSettings, ImageDecoder
 from windlass_server.hosting.launcher import Launcher, LauncherError
+from windlass_server.hosting.memory import Room
 from windlass_server.hosting.resident import Resident, ResidentSettings, VersionSpec
 from windlass_server.hosting.slot import HeldResident, Order
 from windlass_server.listening import Listener, StartError
@@ -86,14 +87,16 @@ async def serve(settings: Settings) -> None:
         ),
     )
     connections = Connections(_connection_limits(settings))
+    room = Room(settings.memory_reserve)
     replica = Replica(
         settings,
         storage,
-        _resident_maker(settings, launcher),
+        _resident_maker(settings, launcher, room),
         connections,
         images,
         keys,
         confinement=lambda: launcher.confinement,
+        room=room,
     )
     log.info("starting", server=settings.server_name, replica=settings.replica, instance=replica.instance)
     running = asyncio.create_task(replica.run())
@@ -272,9 +275,12 @@ def _read_predictions_file(path: Path) -> str:
         raise StartError(f"--predictions-file {path} can't be read: {error}") from error
 
 
-def _resident_maker(settings: Settings, launcher: Launcher) -> Callable[[Order, Callable[[], None]], HeldResident]:
+def _resident_maker(
+    settings: Settings, launcher: Launcher, room: Room
+) -> Callable[[Order, Callable[[], None]], HeldResident]:
     bounds = ResidentSettings(
         load_deadline=settings.load_deadline,
+        room=room,
         allow_operations=frozenset(settings.allow_operation),
         require_confinement=settings.require_confinement,
     )

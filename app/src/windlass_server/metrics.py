@@ -168,7 +168,13 @@ class _Replica(Collector):
                 weight.add_metric(labels, model.serving.get(each.version, 0) / 1000)
                 _if_known(memory, labels, each)
                 restarts.add_metric(labels, each.restarts)
-        yield from (state, weight, memory, restarts, lagging)
+        breaker = GaugeMetricFamily(
+            "windlass_breaker_open", "1: the version failed too often, and its traffic is taken away", labels=by_version
+        )
+        opened = {(key.model, str(key.version)) for key in self._host.open_breakers}
+        for names in {(key.model, str(key.version)) for key in self._host.slots}:
+            breaker.add_metric(names, float(names in opened))
+        yield from (state, weight, memory, restarts, lagging, breaker)
 
     def _answers(self) -> Iterator[Metric]:
         by_version = ["model", "version"]
@@ -179,6 +185,9 @@ class _Replica(Collector):
             "windlass_request_duration_seconds",
             "From handing a request to the version to its answer",
             labels=by_version,
+        )
+        fallbacks = CounterMetricFamily(
+            "windlass_fallbacks", "Requests that the version failed and another one answered", labels=by_version
         )
         waiting = GaugeMetricFamily(
             "windlass_requests_in_flight",
@@ -196,6 +205,7 @@ class _Replica(Collector):
             ends = [*map(str, BUCKETS_SECONDS), "+Inf"]
             buckets = list(zip(ends, accumulate(counts), strict=True))
             duration.add_metric(labels, buckets=buckets, sum_value=sum(meter.seconds for meter in meters))
+            fallbacks.add_metric(labels, sum(meter.fallbacks for meter in meters))
         in_flight: Counter[tuple[str, str, str]] = Counter()
         for key, slot in self._host.slots.items():
             in_flight[key.model, str(key.version), "false"] += slot.waiting
@@ -204,7 +214,7 @@ class _Replica(Collector):
             waiting.add_metric(flight_labels, count)
         bound.add_metric(["false"], self._host.settings.queue_length)
         bound.add_metric(["true"], self._host.settings.explicit_queue_length)
-        yield from (requests, duration, waiting, bound)
+        yield from (requests, duration, fallbacks, waiting, bound)
 
     def _meters(self) -> dict[tuple[str, str], list[Meter]]:
         """The same version may have been held with other bytes."""

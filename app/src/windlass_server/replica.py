@@ -25,6 +25,8 @@ from windlass_server.following.subscription import Subscription
 from windlass_server.following.unmanaged import Unmanaged
 from windlass_server.health import Facts, ModelFacts, PlanSource, ReplicaHealth, VersionFacts
 from windlass_server.hosting.host import Host, HostSettings, MakeResident
+from windlass_server.hosting.memory import Room
+from windlass_server.hosting.memory_watch import MemoryWatch
 from windlass_server.hosting.order import Key
 from windlass_server.metrics import Exposition, Traffic, metrics_app
 from windlass_server.predictions.log import PredictionLog
@@ -68,9 +70,11 @@ class Replica:
         images: ImageDecoding,
         keys: ApiKeys | None = None,
         confinement: Callable[[], Mapping[str, str]] = dict,
+        room: Room | None = None,
     ) -> None:
-        """`confinement`: of its workers, for `/health`."""
+        """`confinement`: of its workers, for `/health`. `room`: the memory to watch over."""
         self._confinement = confinement
+        self._room = room
         self.instance = str(uuid.uuid4())
         self._storage = storage
         self._keys = keys
@@ -130,6 +134,8 @@ class Replica:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._heartbeat())
             tasks.create_task(self.following.run())
+            if self._room is not None:
+                tasks.create_task(MemoryWatch(self._room, self.host).run())
             if self._keys is not None:
                 tasks.create_task(follow(self._keys.watched, self._keys.reload))
 
@@ -188,11 +194,17 @@ class Replica:
             stuck=self.host.stuck(),
             database=predictions.status() if predictions is not None else "disabled",
             database_problem=predictions.problem if predictions is not None else "",
-            notes=(*self._storage.problems, *self.following.problems()),
+            notes=(*self._storage.problems, *self._open_breakers(), *self.following.problems()),
             epoch=plan.epoch if plan is not None else None,
             instance=self.instance,
             confinement=self._confinement(),
         )
+
+    def _open_breakers(self) -> list[str]:
+        return [
+            f"version {key.version} of model {key.model} gets no traffic until the plan changes: {why.message}"
+            for key, why in sorted(self.host.open_breakers.items(), key=lambda item: item[0])
+        ]
 
     def _model_facts(self, name: str) -> ModelFacts:
         plan = self.host.plan

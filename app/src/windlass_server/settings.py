@@ -94,6 +94,10 @@ class Settings(BaseSettings):
         description="open connections; beyond that those make room that have waited longest for their client, and "
         "when there is none the new one is answered 503",
     )
+    memory_reserve: Annotated[int, Field(ge=0, le=2**40)] = Field(
+        256 * 1024 * 1024,
+        description="bytes of the memory limit that stay free when a version loads; else it waits (WontFit)",
+    )
     keep_alive: Seconds = Field(75.0, description="seconds after which an idle connection is closed")
     head_timeout: Seconds = Field(
         10.0, description="seconds from a request's first byte to the end of its headers, else 408"

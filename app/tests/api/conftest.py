@@ -61,6 +61,8 @@ class NumpyHosting:
     """`Hosting` over numpy functions."""
 
     def __init__(self) -> None:
+        self.instead: dict[int, Admission] = {}
+        """By version: which admission answered in its place."""
         self.hosted: dict[str, dict[int, Version]] = {}
         self.labelled: dict[str, dict[str, int]] = {}
         self.in_flight = 0
@@ -132,6 +134,9 @@ class NumpyHosting:
             ), "the caller has checked the shapes: a wrong rank can abort TensorFlow"
         results = self.hosted[admission.model][admission.version].compute(signature, dict(inputs))
         return {name: results[name] for name in outputs} if outputs else results
+
+    def answered_by(self, admission: Admission) -> Admission:
+        return self.instead.get(admission.version, admission)
 
     def release(self, admission: Admission) -> None:
         if not any(admission is each for each in self._released):

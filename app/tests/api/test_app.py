@@ -1,5 +1,6 @@
 """The application as a whole: health, ids, documentation, and that no error is anything but `{"error": …}`."""
 
+import dataclasses
 import gc
 import re
 
@@ -176,3 +177,14 @@ def test_large_bodies_are_converted_and_answered_alike(make_api, kit):
 
     assert v1.json()["predictions"] == v2.json()["outputs"][0]["data"] == values
     assert gc.isenabled()
+
+
+def test_the_headers_and_the_log_name_the_version_that_really_answered(half):
+    hosting = half.hosting
+    admission = hosting.admit("half")
+    hosting.release(admission)
+    hosting.instead[admission.version] = dataclasses.replace(admission, version=77, epoch=9)
+    response = half.post("/v1/models/half:predict", {"instances": [[1.0]]})
+    assert response.status_code == 200
+    assert (response.headers["x-model-version"], response.headers["x-plan-epoch"]) == ("77", "9")
+    assert half.log.predictions[-1].version == 77

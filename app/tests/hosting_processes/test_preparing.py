@@ -18,6 +18,7 @@ from windlass_contract.manifest import DataType, Signature, TensorSpec
 from windlass_contract.report import VersionState
 from windlass_contract.samples import AcceptanceSamples
 from windlass_server.errors import Code, ServingError
+from windlass_server.hosting.hosted_worker import HostedWorker
 from windlass_server.hosting.launcher import Launcher
 from windlass_server.hosting.preparation import Preparation, PreparationError, VersionSpec
 from windlass_server.hosting.resident import Resident, ResidentSettings
@@ -218,6 +219,22 @@ def test_a_load_beyond_its_deadline_is_no_verdict_and_leaves_no_worker(
     assert resident.failure.reason is Reason.LOAD_DEADLINE_EXCEEDED
     assert "still Loading" in resident.failure.message
     assert workers_with(tmp_path) == []
+
+
+def test_a_replica_at_the_lowest_priority_loads_all_the_same(run: Run, launcher: Launcher, tmp_path: Path) -> None:
+    """A worker may not raise its priority."""
+    path = models.half_plus_two(tmp_path)
+
+    async def main() -> None:
+        worker = await HostedWorker.start(launcher, "tensorflow", path, ResidentSettings(threads=1), {})
+        try:
+            os.setpriority(os.PRIO_PROCESS, worker.pid, 19)
+            head, _ = await worker.call({"op": "load"})
+        finally:
+            await worker.end(0)
+        assert "serving_default" in head["signatures"]
+
+    run(main())
 
 
 def workers_with(folder: Path) -> list[int]:

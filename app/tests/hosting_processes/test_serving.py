@@ -18,6 +18,7 @@ import pytest
 from windlass_contract.failures import Gate, Reason
 from windlass_contract.report import VersionState
 from windlass_server.errors import Code, ServingError
+from windlass_server.hosting.faults import NoAnswerInTimeError
 from windlass_server.hosting.preparation import Preparation
 from windlass_server.hosting.resident import Resident, ResidentSettings
 from windlass_testing import models
@@ -328,3 +329,24 @@ def test_a_version_is_forked_and_loaded_quickly_from_a_ready_template(
         run(resident.unload())
     # Importing TensorFlow alone takes longer than this; the best of three, since others use the machine too.
     assert min(times) < 4
+
+
+def test_a_request_that_waits_behind_one_that_hangs_is_the_versions_fault_too(
+    run: Run, make_resident: Make, tmp_path: Path
+) -> None:
+    models.slow(tmp_path, "slow", 1)
+    slow = make_resident("slow", settings=ResidentSettings(threads=1))
+
+    async def main() -> None:
+        await slow.prepare()
+        # One runs, one is next in the worker; the others have no turn.
+        hanging = [asyncio.create_task(ask(slow, 60)) for _ in range(2)]
+        await until(lambda: slow.in_flight == 2)
+        with pytest.raises(NoAnswerInTimeError) as caught:
+            await ask(slow, 0, wait=1)
+        assert caught.value.own_share == 1.0
+        for each in hanging:
+            each.cancel()
+        await asyncio.gather(*hanging, return_exceptions=True)
+
+    run(main())

@@ -14,6 +14,7 @@ from windlass_contract.report import VersionReport, VersionState
 from windlass_contract.samples import AcceptanceSamples
 from windlass_server.errors import ServingError
 from windlass_server.hosting.host import Host, HostSettings, SamplesUnavailable
+from windlass_server.hosting.memory_watch import Footprint
 from windlass_server.hosting.slot import Order
 
 SIGNATURE = Signature(
@@ -71,6 +72,12 @@ class FakeResident:
         if self.error is not None:
             raise self.error
         return {"y": np.full(1, self.order.key.version, np.float32)}
+
+    def footprint(self) -> Footprint | None:
+        return Footprint(1, 1) if self.state in {VersionState.LOADING, VersionState.PREPARED} else None
+
+    async def evict(self, why: str, *, own_fault: bool) -> None:
+        self.evicted = (why, own_fault)
 
     async def unload(self) -> None:
         self._log.append(f"unload {self.order.key}")

@@ -34,6 +34,9 @@ def held(*versions: int, away: tuple[int, ...] = (), loading: tuple[int, ...] = 
 
 BEFORE_V1 = route_model(plan({1: 1000}, committed=1), held(1))
 COMMIT_2 = plan({2: 1000, 1: 0}, committed=2, previous=1)
+SERVED_2 = route_model(COMMIT_2, held(2))
+CANARY_2 = route_model(plan({1: 750, 2: 250}, committed=1, candidate=2), held(1, 2))
+CANARY_2_ALONE = route_model(plan({1: 750, 2: 250}, committed=1, candidate=2), held(2, away=(1,)))
 
 
 @pytest.mark.parametrize(
@@ -91,6 +94,38 @@ COMMIT_2 = plan({2: 1000, 1: 0}, committed=2, previous=1)
             plan({1: 1000, 2: 0}, committed=1, candidate=2),
             held(2, away=(1,)),
             None,
+            {},
+            True,
+        ),
+        (
+            "what served, although it is a candidate by now",
+            plan({1: 1000, 2: 0}, committed=1, candidate=2),
+            held(2, loading=(1,)),
+            SERVED_2,
+            {2: 1000},
+            True,
+        ),
+        (
+            "not what served only as a candidate, once its weight is gone",
+            plan({1: 1000, 2: 0}, committed=1, candidate=2),
+            held(2, away=(1,)),
+            CANARY_2,
+            {},
+            True,
+        ),
+        (
+            "nor when it had stood in for all",
+            plan({1: 750, 2: 250}, committed=1, candidate=2, lease_seconds=5),
+            held(2, away=(1,)),
+            CANARY_2_ALONE,
+            {},
+            True,
+        ),
+        (
+            "nor when the plan doesn't name it any more",
+            plan({1: 1000}, committed=1),
+            held(2, away=(1,)),
+            CANARY_2,
             {},
             True,
         ),
@@ -219,3 +254,27 @@ def test_a_table_without_a_plan_knows_no_model():
     with pytest.raises(ServingError, match="Latest"):
         RoutingTable().choose("m")
     assert ModelRoutes().serving() == {}
+
+
+@pytest.mark.parametrize(
+    ("case", "model", "holds", "broken", "serving"),
+    [
+        ("the previous one has it at once", COMMIT_2, held(1, 2), (2,), {1: 1000}),
+        ("the candidate's goes to the committed", plan({1: 750, 2: 250}, committed=1), held(1, 2), (2,), {1: 1000}),
+        ("nobody else is there", COMMIT_2, held(2), (2,), {2: 1000}),
+        ("all are broken", COMMIT_2, held(1, 2), (1, 2), {2: 1000}),
+        ("another one is broken", COMMIT_2, held(1, 2), (1,), {2: 1000}),
+    ],
+)
+def test_an_open_breaker_moves_the_traffic_and_nothing_else(case, model, holds, broken, serving):
+    routes = route_model(model, holds, broken={digest(version) for version in broken})
+    assert routes.serving() == serving, case
+    assert routes.labels == route_model(model, holds).labels
+    assert routes.reachable.keys() >= route_model(model, holds).reachable.keys()
+
+
+def test_what_stood_in_goes_on_standing_in_until_its_successor_is_there():
+    wanted = plan({1: 1000, 2: 0}, committed=1, candidate=2)
+    routes = route_model(wanted, held(2, loading=(1,)), route_model(wanted, held(2, loading=(1,)), SERVED_2))
+    assert routes.serving() == {2: 1000}
+    assert route_model(wanted, held(1, 2), routes).serving() == {1: 1000}

@@ -23,6 +23,8 @@ class Gate(StrEnum):
     ACCEPTANCE = "Acceptance"
     SIGNATURE = "Signature"
     """Of the model: what clients send and get."""
+    ERROR_RATE = "ErrorRate"
+    """Of real requests, failed by the version's own fault."""
 
 
 class Reason(StrEnum):
@@ -61,6 +63,8 @@ class Reason(StrEnum):
     """The loaded model hasn't the signatures that its manifest promises."""
     SIGNATURE_CHANGED = "SignatureChanged"
     """Clients of the committed version would break."""
+    ERROR_RATE_EXCEEDED = "ErrorRateExceeded"
+    """It failed too many of its clients' requests by its own fault."""
 
 
 VERDICTS = frozenset(
@@ -73,6 +77,7 @@ VERDICTS = frozenset(
         Reason.ACCEPTANCE_FAILED,
         Reason.SIGNATURE_MISMATCH,
         Reason.SIGNATURE_CHANGED,
+        Reason.ERROR_RATE_EXCEEDED,
     }
 )
 """Only these quarantine. All others are `Stalled`: tried again, while the old version serves."""

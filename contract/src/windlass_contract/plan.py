@@ -58,7 +58,8 @@ class Shadow(Document):
 
 
 class Breaker(Document):
-    """When a replica takes a version's traffic away by itself."""
+    """When a replica takes a version's traffic away by itself: more than `max_error_rate` of its last hundred requests
+    failed by its own fault, and there were `min_requests`."""
 
     min_requests: Annotated[int, Field(ge=1)] = 20
     max_error_rate: Thousandths = 500

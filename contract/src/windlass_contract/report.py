@@ -38,6 +38,7 @@ class Counters(Document):
     errors: Annotated[int, Field(ge=0)] = 0
     """Failed by the version's own fault."""
     fallbacks: Annotated[int, Field(ge=0)] = 0
+    """Of the failed ones, those that another version answered."""
     latency: LatencyHistogram = LatencyHistogram()
 
 
@@ -60,6 +61,8 @@ class VersionReport(Document):
     """How often its worker was started anew since it was first prepared."""
     memory_bytes: Annotated[int, Field(ge=0)] | None = None
     counters: Counters = Counters()
+    breaker: Failure | None = None
+    """Why its traffic was taken away here, until the plan changes who serves."""
 
 
 class ModelReport(Document):
@@ -71,6 +74,7 @@ class ModelReport(Document):
     lagging: bool = False
     """Told to serve what it doesn't hold yet; it goes on with what it has."""
     breaker_open: bool = False
+    """A version failed too often: its traffic went to the version before, until the plan changes."""
 
 
 class ServingReport(Document):

@@ -33,17 +33,18 @@ def run(order: dict[str, Any]) -> None:
     numbers = itertools.count(1)
 
     def wrap(write: Callable[..., None]) -> Callable[..., None]:
-        def wrapped(path: Path, *arguments: object, **options: object) -> None:
+        def wrapped(target: Path | int, *arguments: object, **options: object) -> None:
             number = next(numbers)
+            path = Path(os.readlink(f"/proc/self/fd/{target}")) if isinstance(target, int) else target  # noqa: PTH115
             os.write(writes, f"{number} {path.parent.name}/{path.name}\n".encode())
             if number != order["at"]:
-                write(path, *arguments, **options)
+                write(target, *arguments, **options)
                 return
             if order["when"] == "before":
                 die()
             if order["when"] == "between":
                 files.Path.rename = die  # type: ignore[method-assign,assign]
-            write(path, *arguments, **options)
+            write(target, *arguments, **options)
             die()
 
         return wrapped

@@ -90,3 +90,17 @@ def test_a_token_that_cant_be_made_stops_nothing_and_is_said_once(workspace: Any
     said = capsys.readouterr().out
     assert said.count("token.missing") == 1
     assert "--tokens" in said
+
+
+def test_statuses_from_before_stay_while_it_is_not_known_what_the_directory_holds(workspace: Any) -> None:
+    """Its memory and the durable objects are lost: the first scans count no file yet."""
+    workspace.write("m-1", 1)
+    folder = workspace.state / "status"
+    asyncio.run(drive(workspace, serving, (folder / "m-1.yaml").exists))
+    for lost in (workspace.state / "objects.json", *(workspace.state / "servers").glob("*")):
+        lost.unlink()
+    inode = (folder / "m-1.yaml").stat().st_ino
+    (folder / "gone.yaml").write_text("status: {phase: Serving}")
+    workspace.write("m-1", 1)  # just now: it counts once it has settled
+    asyncio.run(drive(workspace, serving, lambda: not (folder / "gone.yaml").exists()))
+    assert (folder / "m-1.yaml").stat().st_ino == inode, "it was never away"

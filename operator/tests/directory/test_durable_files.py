@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -143,6 +144,43 @@ def test_a_write_that_fails_half_way_leaves_the_old_content(store: StateStore, m
     assert [path.name for path in store.folder.iterdir()] == ["cats.json"], "nothing is left lying about"
 
 
+def folders_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on a rename isn't known to last."""
+    real = os.fsync
+
+    def fail(descriptor: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):  # noqa: PTH112
+            raise OSError(5, "Input/output error")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+
+
+def test_what_was_renamed_and_is_not_known_to_last_counts_only_once_it_was_written_anew(
+    store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generation = store.write("cats", state(1), "")
+    folders_fail(monkeypatch)
+    with pytest.raises(StoreError, match="Input/output error"):
+        store.write("cats", state(2), generation)
+    for look in (store.read, store.generation):
+        with pytest.raises(StoreError, match="Input/output error"):
+            look("cats")
+    inode = store.path("cats").stat().st_ino
+    monkeypatch.undo()
+    assert store.read("cats").state == state(2)
+    assert store.path("cats").stat().st_ino != inode, "a second sync alone may say yes to what the first one lost"
+
+
+def test_an_object_that_another_left_is_made_to_last_before_it_counts(
+    store: StateStore, lock: StateLock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write("cats", state(1), "")
+    folders_fail(monkeypatch)
+    with pytest.raises(StoreError, match="can't be synced"):
+        StateStore(store.folder, lock).read("cats")
+
+
 def test_a_file_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"old")
@@ -197,10 +235,30 @@ def test_events_are_bounded_and_one_line_each(tmp_path: Path) -> None:
     }
 
 
+def test_two_operators_that_log_at_once_lose_no_event(tmp_path: Path) -> None:
+    """One of them was replaced a moment ago. The file before the present one is kept until that one is full."""
+    at = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+    logs = [EventLog(tmp_path / "events.jsonl", max_bytes=60_000) for _ in range(2)]
+    texts = [[f"{who}-{number}" for number in range(300)] for who in "ab"]
+
+    def append(log: EventLog, messages: list[str]) -> None:
+        for message in messages:
+            log.append("cats", [Event("a", "Normal", "Committed", message)], at)
+
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(append, *each) for each in zip(logs, texts, strict=True)]:
+            done.result()
+    files_ = sorted(tmp_path.iterdir())
+    assert len(files_) == 2
+    lines = [json.loads(line)["message"] for path in files_ for line in path.read_text().splitlines()]
+    assert sorted(lines) == sorted([*texts[0], *texts[1]])
+
+
 def test_half_a_line_left_by_a_crash_spoils_no_other(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(b'{"whole": 1}\n{"hal')
-    files.append_line(path, b'{"whole": 2}')
+    with files.exclusive(path) as descriptor:
+        files.append_line(descriptor, b'{"whole": 2}')
     assert path.read_bytes() == b'{"whole": 1}\n{"hal\n{"whole": 2}\n'
 
 

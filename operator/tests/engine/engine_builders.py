@@ -100,6 +100,10 @@ class Cluster:
         self.orchestrated = orchestrated
         self.silent: set[str] = set()
         self.lagging: set[str] = set()
+        self.broken: set[str] = set()
+        """Replicas on which the committed version's breaker is open."""
+        self.breakers: dict[tuple[str, int], Failure] = {}
+        """Why a replica took a version's traffic away."""
         self.failures: dict[tuple[str, int], Failure] = {}
         self.states: dict[tuple[str, int], VersionState] = {}
         self.signatures: dict[int, dict[str, Signature]] = {}
@@ -153,10 +157,12 @@ class Cluster:
                     content_digest=self.contents.get(each.version, content(each.version)),
                     state=state,
                     failure=wrong,
+                    breaker=self.breakers.get(key),
                     signatures=self.signatures.get(each.version, PLAIN) if state is VersionState.PREPARED else {},
                 )
             )
         serving = {each.version: each.weight for each in planned if each.weight}
+        broken = replica in self.broken or any((replica, each.version) in self.breakers for each in planned)
         return SeenReport(
             ServingReport(
                 server=SERVER,
@@ -165,7 +171,11 @@ class Cluster:
                 sequence=1,
                 plan=self.plan,
                 ready=True,
-                models={MODEL: ModelReport(versions=versions, serving=serving, lagging=replica in self.lagging)},
+                models={
+                    MODEL: ModelReport(
+                        versions=versions, serving=serving, lagging=replica in self.lagging, breaker_open=broken
+                    )
+                },
             ),
             age=0.5,
         )

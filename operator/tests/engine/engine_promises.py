@@ -77,6 +77,23 @@ def check_way_back(observation: Observation, outcome: Outcome, subscribed: dict[
         assert committed_digest(after) != left, (
             "DESIGN 4.4: what failed goes on, although the version before is resident"
         )
+    if able and any(_breaker_open_under(report, base) for report in subscribed.values()):
+        assert committed_digest(after) != left, (
+            "DESIGN 5, isolation: what fails its clients goes on, although the version before is resident"
+        )
+
+
+def _breaker_open_under(report: ServingReport, base: ModelPlan) -> bool:
+    """Whether a replica that follows a plan with these roles has taken the committed version's traffic away."""
+    followed = None if report.plan is None else report.plan.models.get(MODEL)
+    if followed is None or not report.models[MODEL].breaker_open:
+        return False
+    return _roles(followed) == _roles(base)
+
+
+def _roles(model: ModelPlan) -> tuple[str, str]:
+    before = None if model.previous is None else model.planned(model.previous)
+    return committed_digest(model), "" if before is None else before.digest
 
 
 def check_descent(observation: Observation, outcome: Outcome, now: int) -> None:

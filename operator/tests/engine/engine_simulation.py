@@ -13,7 +13,7 @@ from windlass_contract.control import SUBSCRIBED_SECONDS
 from windlass_contract.decision import DecisionSpec
 from windlass_contract.failures import Failure, Gate, Reason
 from windlass_contract.model_version import ModelVersion
-from windlass_contract.plan import ModelPlan, ServingPlan
+from windlass_contract.plan import ModelPlan, PlannedVersion, ServingPlan
 from windlass_contract.record import RolloutRecordSet, ServerState
 from windlass_contract.report import ModelReport, ServingReport, VersionReport, VersionState
 from windlass_operator.engine import reconcile
@@ -50,6 +50,11 @@ class Held:
     def prepared(self) -> bool:
         return self.state is VersionState.PREPARED
 
+    @property
+    def resident(self) -> bool:
+        """Whether there is a worker. One that failed has none, nor one whose turn hasn't come."""
+        return self.state in {VersionState.LOADING, VersionState.PREPARED}
+
 
 @dataclass
 class Replica:
@@ -67,6 +72,9 @@ class Replica:
     held: dict[str, Held] = field(default_factory=dict)
     routed: str | None = None
     """Digest of the version that answers."""
+    broken: str | None = None
+    """Digest of the version whose breaker is open; until the plan says something else about who serves."""
+    broken_for: Reason = Reason.ERROR_RATE_EXCEEDED
     touched: bool = False
     """Something changed since the last report."""
     accepted: list[ServingPlan] = field(default_factory=list)
@@ -87,7 +95,10 @@ class Replica:
         if self.plan is not None and plan.epoch == self.plan.epoch:
             self.conflict = self.conflict or plan.digest != self.plan.digest
             return
+        before = self.model
         self.plan, self.conflict, self.touched = plan, False, True
+        if before is None or self.model is None or _who_serves(before) != _who_serves(self.model):
+            self.broken = None
         self.accepted.append(plan)
         self._make_room()
         self._route()
@@ -97,7 +108,7 @@ class Replica:
         self.instance += 1
         self.sequence = 0
         self.alive, self.touched, self.conflict = True, True, False
-        self.held, self.routed, self.accepted = {}, None, []
+        self.held, self.routed, self.accepted, self.broken = {}, None, [], None
         plan, self.plan = self.plan, None
         if with_copy:
             self.take(plan)
@@ -110,10 +121,11 @@ class Replica:
         self._add_missing()
         busy = False
         for planned in self.model.versions:
-            held = self.held.get(planned.digest)
-            if held is None or busy:
-                continue
-            busy = self._load(held, seconds)
+            held = self.held[planned.digest]
+            others = sum(each.resident for each in self.held.values() if each is not held)
+            # At most two versions are resident: who lags waits with the candidate.
+            if not busy and others < 2:
+                busy = self._load(held, seconds)
         self._route()
 
     def crash(self, digest_: str) -> None:
@@ -125,6 +137,19 @@ class Replica:
             if self.routed == digest_:
                 self.routed = None
             self._route()
+
+    def break_committed(self, reason: Reason) -> None:
+        """The committed version fails its clients: the previous one, if it is resident, answers from now on."""
+        previous = self._planned_digest("previous")
+        committed = self._planned_digest("committed")
+        held = self.held.get(previous or "")
+        if self.alive and committed is not None and self.routed == committed and held is not None and held.prepared:
+            self.broken, self.broken_for, self.routed, self.touched = committed, reason, previous, True
+
+    def _planned_digest(self, role: str) -> str | None:
+        version = None if self.model is None else getattr(self.model, role)
+        planned = None if self.model is None or version is None else self.model.planned(version)
+        return None if planned is None else planned.digest
 
     def report(self) -> ServingReport:
         """What is true now."""
@@ -138,7 +163,11 @@ class Replica:
             models[MODEL] = ModelReport(
                 versions=versions,
                 serving={} if routed is None else {routed.version: 1000},
-                lagging=committed is not None and routed is not None and not self._is_committed(routed),
+                lagging=committed is not None
+                and routed is not None
+                and self.broken is None
+                and not self._is_committed(routed),
+                breaker_open=self.broken is not None,
             )
         return ServingReport(
             server=SERVER,
@@ -170,10 +199,9 @@ class Replica:
                 self.routed = None if self.routed == known else self.routed
 
     def _add_missing(self) -> None:
-        """At most two versions are resident: who lags waits with the candidate."""
         assert self.model is not None
         for planned in self.model.versions:
-            if planned.digest not in self.held and len(self.held) < 2:
+            if planned.digest not in self.held:
                 samples = None if planned.samples is None else planned.samples.digest
                 self.held[planned.digest] = Held(planned.version, planned.digest, samples)
                 self.touched = True
@@ -207,6 +235,8 @@ class Replica:
             return
         planned = model.planned(model.committed)
         held = None if planned is None else self.held.get(planned.digest)
+        if self.broken is not None and self.broken == planned_digest_of(planned) and self.routed is not None:
+            return
         if held is not None and held.prepared and self.routed != held.digest:
             self.routed = held.digest
             self.touched = True
@@ -223,7 +253,16 @@ class Replica:
             state=held.state,
             failure=held.failure,
             signatures=signatures,
+            breaker=make_failure(self.broken_for) if held.digest == self.broken else None,
         )
+
+
+def planned_digest_of(planned: PlannedVersion | None) -> str | None:
+    return None if planned is None else planned.digest
+
+
+def _who_serves(model: ModelPlan) -> object:
+    return model.committed, model.previous, model.candidate, [(each.digest, each.weight) for each in model.versions]
 
 
 class Store:

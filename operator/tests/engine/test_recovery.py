@@ -216,3 +216,43 @@ def test_an_object_edited_to_the_last_epoch_stops_nothing(epoch):
     edited = ServingPlan.build(SERVER, epoch, cluster.plan.models)
     outcome = reconcile(replace(seen, plan=edited, model_versions=(model_version(2),)))
     assert outcome.plan is not None
+
+
+def namesake(cluster: Cluster, age: float, known_for: float, **changes) -> None:
+    """Another instance of replica a, which holds what a holds."""
+    said = cluster.report("a").report.model_copy(update={"instance": "1" * 8, **changes})
+    cluster.extra_reports = [SeenReport(said, age, known_for)]
+
+
+def test_two_live_replicas_of_one_name_both_have_to_prepare():
+    cluster = Cluster("a").serves(model_version(1))
+    first = cluster.report
+    cluster.report = lambda name: replace(first(name), known_for=60.0)
+    namesake(cluster, age=1.0, known_for=60.0)
+    cluster.model_versions.append(model_version(2))
+    outcome = cluster.settle()
+    assert (cluster.committed, cluster.model.rollout.candidate.version) == (1, 2), "the other one didn't prepare it"
+    assert cluster.status(2).replicas.desired == 2
+    assert [remark for remark in outcome.remarks if "more than one live replica is named a" in remark]
+    namesake(cluster, age=1.0, known_for=60.0)
+    cluster.settle()
+    assert cluster.committed == 2
+
+
+@pytest.mark.parametrize(
+    ("case", "age", "changes"),
+    [
+        ("it fell silent before this one began", 3.0, {}),
+        ("it has been silent for too long", 6.0, {}),
+        ("it is leaving", 1.0, {"draining": True}),
+    ],
+)
+def test_an_instance_that_was_replaced_does_not_count(case, age, changes):
+    cluster = Cluster("a").serves(model_version(1))
+    first = cluster.report
+    cluster.report = lambda name: replace(first(name), known_for=2.0 if age == 3.0 else 60.0)
+    namesake(cluster, age=age, known_for=60.0, **changes)
+    cluster.model_versions.append(model_version(2))
+    cluster.settle()
+    assert cluster.committed == 2, case
+    assert cluster.status(2).replicas.desired == 1

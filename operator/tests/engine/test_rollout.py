@@ -339,3 +339,112 @@ def test_an_approved_rollout_still_needs_every_replica():
     cluster.states.clear()
     cluster.settle()
     assert cluster.committed == 2
+
+
+def test_a_committed_version_whose_breaker_opens_on_one_replica_is_rolled_back_and_quarantined():
+    cluster = Cluster("a", "b").serves(model_version(1), model_version(2))
+    cluster.broken.add("b")
+    cluster.settle()
+    assert roles(cluster) == (1, None, None)
+    blocked = cluster.plan.models[MODEL].quarantine
+    assert [(each.version, each.reason) for each in blocked] == [(2, Reason.ERROR_RATE_EXCEEDED)]
+    assert cluster.model.verdicts[-1].outcome == "RolledBack"
+    assert cluster.model.verdicts[-1].replica == "b"
+    assert "0 of 0 since its start" in cluster.model.verdicts[-1].message
+    assert "RolledBack" in cluster.events
+    assert cluster.condition(2, "RolledBack") == ("True", "RolledBack")
+
+
+def test_an_open_breaker_is_no_verdict_when_the_previous_version_is_gone_or_blocked():
+    cluster = Cluster("a").serves(model_version(1))
+    cluster.broken.add("a")
+    cluster.settle()
+    assert roles(cluster) == (1, None, None)
+    assert cluster.plan.models[MODEL].quarantine == []
+
+
+def test_an_open_breaker_under_another_plan_says_nothing_about_this_one():
+    cluster = Cluster("a").serves(model_version(1), model_version(2))
+    cluster.broken.add("a")
+    stale = cluster.report("a")
+    cluster.broken.clear()
+    cluster.serves(model_version(3))
+    assert roles(cluster) == (3, 2, None)
+    cluster.report = lambda _name: stale
+    cluster.settle()
+    assert cluster.committed == 3
+
+
+def test_the_way_back_is_not_given_up_before_a_replica_is_heard_that_could_prepare_the_next_version():
+    cluster = Cluster("a").serves(model_version(1), model_version(2))
+    cluster.silent.add("a")
+    cluster.serves(model_version(3))
+    assert roles(cluster) == (2, 1, None)
+    assert cluster.condition(3, "Progressing") == ("True", "NoReplicas")
+    assert "version 1 stays the way back" in cluster.status(3).message
+    cluster.silent.clear()
+    cluster.settle()
+    assert roles(cluster) == (3, 2, None)
+
+
+def test_a_way_back_that_is_none_does_not_hold_a_rollout_up():
+    cluster = Cluster("a").serves(model_version(1))
+    cluster.silent.add("a")
+    cluster.serves(model_version(2))
+    assert roles(cluster) == (1, None, 2)
+
+
+MEMORY = failure(Reason.WONT_FIT)
+ERRORS = failure(Reason.ERROR_RATE_EXCEEDED, Gate.ERROR_RATE)
+
+
+def test_a_committed_version_that_took_all_memory_from_its_clients_requests_is_rolled_back_and_held():
+    cluster = Cluster("a", "b").serves(model_version(1), model_version(2))
+    cluster.breakers["b", 2] = MEMORY
+    cluster.settle()
+    assert roles(cluster) == (1, None, None)
+    model = cluster.plan.models[MODEL]
+    assert model.quarantine == [], "too little memory says nothing about its files"
+    assert [(each.version, each.reason) for each in model.holds] == [(2, Reason.WONT_FIT)]
+    assert (cluster.status(2).phase, cluster.condition(2, "Stalled")) == ("Held", ("True", "WontFit"))
+    assert cluster.condition(2, "RolledBack") == ("True", "RolledBack")
+    assert "clear version 2" in cluster.status(2).message
+    cluster.breakers.clear()
+    cluster.decisions.append(decision("clear", 2))
+    cluster.settle()
+    assert cluster.committed == 2
+
+
+@pytest.mark.parametrize(("why", "held"), [(MEMORY, True), (ERRORS, False)], ids=["memory", "errors"])
+def test_a_candidate_whose_traffic_a_replica_took_away_is_taken_back(why, held):
+    cluster = Cluster("a", "b").serves(model_version(1))
+    cluster.serves(model_version(2, rollout={"steps": [{"pause": {}}]}))
+    assert roles(cluster) == (1, None, 2)
+    cluster.breakers["b", 2] = why
+    cluster.settle()
+    assert roles(cluster) == (1, None, None)
+    model = cluster.plan.models[MODEL]
+    assert [[each.version for each in blocked] for blocked in (model.holds, model.quarantine)] == (
+        [[2], []] if held else [[], [2]]
+    )
+    assert cluster.model.verdicts[-1].outcome == "Rejected"
+    assert cluster.model.verdicts[-1].replica == "b"
+    assert cluster.condition(2, "Stalled") == ("True", why.reason)
+
+
+def test_a_breaker_of_an_earlier_attempt_says_nothing_about_this_one():
+    cluster = Cluster("a").serves(model_version(1))
+    cluster.breakers["a", 2] = MEMORY
+    cluster.serves(model_version(2, rollout={"steps": [{"pause": {}}]}))
+    stale = cluster.reports["a"]
+    cluster.breakers.clear()
+    cluster.decisions.append(decision("clear", 2))
+    cluster.extra_reports = []
+    report, cluster.report = cluster.report, lambda _name: stale
+    cluster.once()
+    assert roles(cluster) == (1, None, 2)
+    cluster.once()
+    assert roles(cluster) == (1, None, 2)
+    cluster.report = report
+    cluster.settle()
+    assert roles(cluster) == (1, None, 2)

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from windlass_contract.decision import DecisionSpec
+from windlass_contract.failures import Reason
 from windlass_contract.plan import ModelPlan
 from windlass_contract.record import ModelRecord
 from windlass_contract.report import VersionState
@@ -34,6 +35,7 @@ VERSIONS = st.integers(1, 4)
 NATURES = st.sampled_from(["good"] * 5 + ["bad", "wrong", "missing", "slow", "changed"])
 REPLICAS = st.integers(0, 2)
 OPERATORS = st.integers(0, 1)
+BREAKERS = st.sampled_from([Reason.ERROR_RATE_EXCEEDED, Reason.WONT_FIT])
 STEPS = st.sampled_from([{}, {}, {}, {"steps": [{"pause": {}}]}, {"steps": [{"weight": "5%"}]}, {"keepPrevious": "5s"}])
 
 
@@ -162,6 +164,12 @@ class Rollouts(RuleBasedStateMachine):
             replica.crash(replica.routed)
         self.an_ordinary_while(rounds)
 
+    @rule(index=REPLICAS, rounds=st.integers(0, 2), reason=BREAKERS)
+    def what_is_committed_fails_its_clients(self, index: int, rounds: int, reason: Reason) -> None:
+        """The breaker opens, where there is a version to go back to."""
+        self.replicas[index].break_committed(reason)
+        self.an_ordinary_while(rounds)
+
     @precondition(lambda self: self.artifacts)
     @rule()
     def missing_files_arrive(self) -> None:
@@ -262,7 +270,8 @@ class Rollouts(RuleBasedStateMachine):
     @invariant()
     def at_most_two_versions_of_a_model_are_resident(self) -> None:
         for replica in getattr(self, "replicas", []):
-            assert len(replica.held) <= 2, f"DESIGN 5, memory: {replica.name} holds {sorted(replica.held)}"
+            resident = sorted(known for known, held in replica.held.items() if held.resident)
+            assert len(resident) <= 2, f"DESIGN 5, memory: {replica.name} holds {resident}"
 
     @invariant()
     def what_serves_goes_on_serving(self) -> None:
@@ -293,7 +302,7 @@ class Rollouts(RuleBasedStateMachine):
 
     def _tampered(self) -> None:
         self.tampered = True
-        self.condemned, self.taken = set(), set()
+        self.condemned = set()
 
     def _exchange(self, replica: Replica, operator: Operator, *, take: bool = True) -> None:
         if replica.alive and replica.reachable:
@@ -326,7 +335,7 @@ class Rollouts(RuleBasedStateMachine):
         model = outcome.plan.models.get(MODEL, ModelPlan())
         check_serving(observation, model)
         self._check_blocks(observation, model)
-        self._check_decisions(model)
+        self._check_decisions(observation, model)
 
     def _check_blocks(self, observation: Observation, model: ModelPlan) -> None:
         """A verdict or a hold is never forgotten (no copy was lost), and nothing blocked is committed after it."""
@@ -340,10 +349,15 @@ class Rollouts(RuleBasedStateMachine):
             assert self.condemned - blocked <= lifted or any(lifted), "DESIGN 4.4: a block went without a clear"
         self.condemned = blocked
 
-    def _check_decisions(self, model: ModelPlan) -> None:
-        assert len(set(model.decisions)) == len(model.decisions), "DESIGN 4.7: a decision was taken twice"
-        assert self.taken <= set(model.decisions), "DESIGN 4.7: a decision was forgotten, and would be taken again"
-        self.taken = set(model.decisions)
+    def _check_decisions(self, observation: Observation, model: ModelPlan) -> None:
+        """A decision is remembered as long as what came of it is: with the history that it was taken in. Where two meet
+        the one with the higher epoch goes on, and takes what was decided in the other one for itself."""
+        taken = set(model.decisions)
+        assert len(taken) == len(model.decisions), "DESIGN 4.7: a decision was taken twice"
+        before = [set(each.decisions) for each in newest_plans(observation)]
+        assert not before or any(each <= taken for each in before), f"DESIGN 4.7: of {before} some were forgotten"
+        assert self.tampered or self.taken <= taken, "DESIGN 4.7: a decision was forgotten, and would be taken again"
+        self.taken = taken
 
     def _round(self, seconds: float) -> None:
         self.now += seconds

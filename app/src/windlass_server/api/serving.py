@@ -81,6 +81,7 @@ class Call:
         except ServingError as error:
             self._record(signature, error.http_status, None)
             raise
+        self.admission = self._service.hosting.answered_by(self.admission)
         self._record(signature, 200, answer)
         return answer
 

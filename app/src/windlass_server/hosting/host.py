@@ -20,7 +20,10 @@ from windlass_contract.plan import PlannedVersion, ServingPlan
 from windlass_contract.report import ModelReport, ServingReport, VersionReport, VersionState
 from windlass_contract.samples import AcceptanceSamples
 from windlass_server.errors import Code, ServingError
+from windlass_server.hosting.answering import Answering
+from windlass_server.hosting.breaker import Breakers
 from windlass_server.hosting.hosting import Admission, VersionStatus
+from windlass_server.hosting.memory_watch import Occupant, Standing
 from windlass_server.hosting.meter import Meter
 from windlass_server.hosting.order import Key, Phase, Prepare, keys_of, next_actions
 from windlass_server.hosting.router import RETRY_AFTER_SECONDS, WHOLE, ModelRoutes, RoutingTable, route_model
@@ -83,6 +86,10 @@ class Host:
         self._leases: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._breakers = Breakers()
+        self._answering = Answering(
+            self._breakers, settings.queue_length, lambda: self._table, self._breaker_opened, self._spawn
+        )
         self._sequence = 0
         self._begun = False
         self._closing = False
@@ -110,6 +117,7 @@ class Host:
             raise ValueError(f"plan {plan.epoch} doesn't follow plan {self._plan.epoch}")
         self._plan = plan
         self._leases.clear()
+        self._breakers.follow(plan)
         log.info("plan taken", epoch=plan.epoch, digest=plan.digest)
         self._changed()
 
@@ -177,6 +185,7 @@ class Host:
     def _route(self, plan: ServingPlan) -> RoutingTable[Slot]:
         now = asyncio.get_running_loop().time()
         held = [slot.held() for slot in self._slots.values()]
+        broken = {key.digest for key in self._breakers.open}
         models: dict[str, ModelRoutes[Slot]] = {}
         for name, model in plan.models.items():
             models[name] = route_model(
@@ -184,11 +193,51 @@ class Host:
                 [each for each in held if each.target.key.model == name],
                 self._table.models.get(name),
                 lease_held=self._leases.get(name, 0.0) > now,
+                broken=broken,
             )
             before = self._table.models.get(name)
             if before is None or before.serving() != models[name].serving():
                 log.info("routes changed", model=name, epoch=plan.epoch, serving=models[name].serving())
         return RoutingTable(plan.epoch, models)
+
+    def _breaker_opened(self, slot: Slot) -> None:
+        """Traffic goes to the version before at once; roles stay as the plan has them."""
+        why = self._breakers.open[slot.key].message
+        log.error("breaker opened", model=slot.key.model, version=slot.key.version, reason=why)
+        self._changed()
+
+    # --- memory ---
+
+    def occupants(self) -> list[Occupant]:
+        """See `MemoryWatch`."""
+        found = []
+        for slot in self._slots.values():
+            footprint = slot.resident.footprint() if slot.resident is not None else None
+            if footprint is not None and slot.phase is not Phase.UNLOADING:
+                found.append(Occupant(slot.key, self._standing(slot), footprint))
+        return found
+
+    async def evict(self, key: Key, why: str, *, own_fault: bool) -> None:
+        """See `MemoryWatch`. What took too much from clients' requests gets none any more, if another can have them."""
+        slot = self._slots[key]
+        if slot.resident is None:
+            return
+        if own_fault and slot.prepared and self._answering.other_than(slot) is not None:
+            message = f"while it served, {why}"
+            failure = Failure(gate=Gate.LOAD, reason=Reason.WONT_FIT, message=message[:2000])
+            if self._breakers.trip(key, failure):
+                self._breaker_opened(slot)
+        await slot.resident.evict(why, own_fault=own_fault)
+
+    def _standing(self, slot: Slot) -> Standing:
+        model = self._plan.models.get(slot.key.model) if self._plan is not None else None
+        planned = keys_of(self._plan).get(slot.key) if self._plan is not None else None
+        is_candidate = planned is not None and model is not None and planned.version == model.candidate
+        if is_candidate or not slot.was_prepared:
+            return Standing.CANDIDATE
+        routes = self._table.models.get(slot.key.model, ModelRoutes())
+        serves = any(held.target is slot for held, _ in routes.weights)
+        return Standing.SERVING if serves or (planned is not None and planned.weight > 0) else Standing.SPARE
 
     # --- actions ---
 
@@ -351,31 +400,22 @@ class Host:
         self, admission: Admission, signature: str, inputs: Mapping[str, Tensor], outputs: list[str] | None = None
     ) -> dict[str, Tensor]:
         """See `Hosting`."""
-        ticket = _ticket(admission)
-        slot = ticket.place.slot
-        resident = slot.resident
-        if ticket.place.given_back or resident is None:
-            raise ServingError(Code.INTERNAL, "This admission was given back already")
-        started = time.monotonic()
-        if started >= ticket.deadline:
-            ticket.place.give_back()
-            slot.meter.refuse(Code.DEADLINE_EXCEEDED)
-            raise ServingError(Code.DEADLINE_EXCEEDED, "The request's deadline passed before it was run")
-        try:
-            answer = await resident.infer(signature, inputs, outputs, timeout=ticket.deadline - started)
-        except ServingError as error:
-            slot.meter.count(error.code, time.monotonic() - started, explicit=ticket.explicit)
-            raise
-        finally:
-            ticket.place.give_back()
-        slot.meter.count(None, time.monotonic() - started, explicit=ticket.explicit)
-        return answer
+        return await self._answering.answer(_ticket(admission), signature, inputs, outputs)
+
+    def answered_by(self, admission: Admission) -> Admission:
+        """See `Hosting`."""
+        return _ticket(admission).place.answered_by or admission
 
     def release(self, admission: Admission) -> None:
         """See `Hosting`."""
         _ticket(admission).place.give_back()
 
     # --- what is told of it ---
+
+    @property
+    def open_breakers(self) -> Mapping[Key, Failure]:
+        """Versions whose traffic was taken away, and why."""
+        return self._breakers.open
 
     def forget_meters(self, before: float) -> None:
         """Drops what was counted for versions that are not held since `before`, on the event loop's clock."""
@@ -419,8 +459,14 @@ class Host:
             # Of two with the same number, the one that the plan names is told of.
             planned = self._plan is not None and slot.key in keys_of(self._plan)
             if planned or slot.key.version not in versions:
-                versions[slot.key.version] = slot.report()
-        return ModelReport(versions=list(versions.values()), serving=routes.serving(), lagging=routes.lagging)
+                opened = {"breaker": self._breakers.open[slot.key]} if slot.key in self._breakers.open else {}
+                versions[slot.key.version] = slot.report().model_copy(update=opened)
+        return ModelReport(
+            versions=list(versions.values()),
+            serving=routes.serving(),
+            lagging=routes.lagging,
+            breaker_open=any(key.model == name for key in self._breakers.open),
+        )
 
 
 def _ticket(admission: Admission) -> Ticket:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from windlass_server.hosting.channel import Answer, ChannelClosedError, RequestT
 from windlass_server.hosting.confinement import lacking
 from windlass_server.hosting.cpus import available_cpus, loading_cpus
 from windlass_server.hosting.launcher import Launcher, LauncherError, WorkerExit, WorkerProcess
+from windlass_server.hosting.memory import Room, own_bytes
 from windlass_server.tensors import Tensor
 
 _EXIT_SECONDS = 10
@@ -40,12 +42,18 @@ class ResidentSettings:
     """From closing a worker's channel to killing it."""
     stuck_after: float = 120
     """A request that runs for longer than this has a worker that won't answer any more: it is killed."""
+    room: Room | None = None
+    """How much memory there is; None: versions are loaded whether they fit or not."""
     allow_operations: frozenset[str] = frozenset()
     """Operations that models may use besides those that compute."""
     require_confinement: bool = False
     """A worker that isn't confined by every measure runs no model."""
     restart_backoff: tuple[float, float] = (0.5, 30)
     """After a crash while serving: the first delay, doubled each time, and the longest."""
+
+
+_NO_MEMORY = re.compile(r"bad_alloc|cannot allocate memory|out of memory|oom when allocating", re.IGNORECASE)
+"""What a process says before it ends itself because it got no memory: the C++ library, the system, TensorFlow."""
 
 
 class WorkerDownError(Exception):
@@ -60,11 +68,24 @@ class WorkerEnd:
     killed_for: str | None
     """Why it was killed by us; None: it wasn't."""
     last_lines: str
+    evicted: bool = False
+    """It was killed because memory was short, whoever had taken it."""
 
     @property
     def from_outside(self) -> bool:
         """It neither crashed nor broke the rules."""
         return self.killed_for is None and self.exit.from_outside
+
+    @property
+    def out_of_memory(self) -> bool:
+        """It got no memory, or was killed before nobody got any."""
+        crashed = self.killed_for is None and not self.exit.from_outside
+        return self.evicted or (crashed and _NO_MEMORY.search(self.last_lines) is not None)
+
+    def short_of_memory(self) -> str:
+        """What happened and what can be done, when it is `out_of_memory`."""
+        what = f"{self.killed_for}: its worker was ended, so that no other is" if self.evicted else f"{self}"
+        return f"{what}. Raise the memory limit, retire what isn't needed, or roll it out with mode Restart"
 
     def __str__(self) -> str:
         what = f"the worker {self.exit}" if self.killed_for is None else f"{self.killed_for}; it was killed"
@@ -77,6 +98,8 @@ class HostedWorker:
     def __init__(self, process: WorkerProcess, settings: ResidentSettings) -> None:
         self._process = process
         self._killed_for: str | None = None
+        self._evicted = False
+        self._dismissed = False
         self.down = asyncio.Event()
         """It can't answer any more."""
         self._channel = WorkerChannel(
@@ -124,14 +147,25 @@ class HostedWorker:
         return self._process.pid
 
     @property
+    def own_bytes(self) -> int:
+        """Memory that it has now, as seen from here."""
+        return own_bytes(self.pid)
+
+    @property
     def oldest_seconds(self) -> float:
         """How long the oldest request that it was sent has been unanswered; 0 when there is none."""
         oldest = next(iter(self._running.values()), None)
         return 0.0 if oldest is None else time.monotonic() - oldest
 
-    async def call(self, head: dict[str, Any], tensors: Mapping[str, Tensor] | None = None) -> Answer:
-        """Sends a request when there is a place for it, and waits for the answer. Cancelled, the request keeps its
-        place until the worker has answered it. Raises `WorkerDownError`, and `ServingError` when the worker says so."""
+    async def call(
+        self,
+        head: dict[str, Any],
+        tensors: Mapping[str, Tensor] | None = None,
+        on_sent: Callable[[], None] = lambda: None,
+    ) -> Answer:
+        """Sends a request when there is a place for it, says so by `on_sent`, and waits for the answer. Cancelled, the
+        request keeps its place until the worker has answered it. Raises `WorkerDownError`, and `ServingError` when the
+        worker says so."""
         await self._slots.acquire()
         try:
             future = self._channel.send(head, tensors)
@@ -141,6 +175,7 @@ class HostedWorker:
         except BaseException:
             self._slots.release()
             raise
+        on_sent()
         self._running[future] = time.monotonic()
         future.add_done_callback(self._on_answer)
         try:
@@ -157,13 +192,14 @@ class HostedWorker:
         inputs: Mapping[str, Tensor],
         outputs: list[str],
         deadline: float,
+        on_sent: Callable[[], None] = lambda: None,
         *,
         trial: bool = False,
     ) -> dict[str, Tensor]:
         """Runs a signature. `deadline`: by `time.monotonic`; the worker begins nothing after it. `trial`: nobody waits
         for it, so it is run at low priority. Raises as `call`."""
         head = {"op": "run", "signature": signature, "outputs": outputs, "deadline": deadline, "trial": trial}
-        _, answer = await self.call(head, inputs)
+        _, answer = await self.call(head, inputs, on_sent)
         if answer.keys() != set(outputs):
             raise ServingError(Code.INTERNAL, f"the model answered {sorted(answer)}, asked was for {sorted(outputs)}")
         return answer
@@ -183,9 +219,17 @@ class HostedWorker:
             self._killed_for = self._killed_for or reason
             self._process.kill()
 
+    async def evict(self, reason: str, *, own_fault: bool) -> None:
+        """Ends it now because memory is short, and waits until it is gone. `own_fault`: counts as a crash."""
+        self._evicted = True
+        self._dismissed = self._dismissed or not own_fault
+        self.kill(reason)
+        await asyncio.shield(self._process.exited)
+
     async def end(self, grace: float) -> None:
         """Closes the channel, so that it exits by itself, and kills it when it hasn't after `grace` seconds. Returns
         when it is gone, even when cancelled meanwhile."""
+        self._dismissed = self._dismissed or not self.down.is_set()
         self.down.set()
         self._channel.close()
         if grace:
@@ -194,6 +238,11 @@ class HostedWorker:
         await asyncio.shield(self._process.exited)
         self._process.output.close()
 
+    async def crashed(self) -> bool:
+        """Waits for its end and says whether that was its own fault: nobody else ended it, nor was it told to go."""
+        end = await self.ended()
+        return not self._dismissed and not end.from_outside
+
     async def ended(self) -> WorkerEnd:
         """How it ended; waits for it, and kills what won't end."""
         done, _ = await asyncio.wait([self._process.exited], timeout=_EXIT_SECONDS)
@@ -201,7 +250,7 @@ class HostedWorker:
             self.kill("it closed its channel and went on")
         status = await asyncio.shield(self._process.exited)
         await asyncio.wait([asyncio.ensure_future(self._process.output.ended.wait())], timeout=1)
-        return WorkerEnd(status, self._killed_for, self._process.output.tail())
+        return WorkerEnd(status, self._killed_for, self._process.output.tail(), self._evicted)
 
     def _on_channel_close(self, reason: str) -> None:
         self.down.set()

@@ -65,9 +65,14 @@ class Hosting(Protocol):
     async def infer(
         self, admission: Admission, signature: str, inputs: Mapping[str, Tensor], outputs: list[str] | None = None
     ) -> dict[str, Tensor]:
-        """Runs the model and gives the admission back. `inputs` have the signature's names and element types and fit
+        """Runs the model and gives the admission back; where the version fails by its own fault, another answers once
+        more, if the request named none. `inputs` have the signature's names and element types and fit
         its ranks (the caller has checked). `outputs`: only these. Raises `ServingError`: DEADLINE_EXCEEDED, UNAVAILABLE
         (the worker died), INVALID_ARGUMENT (TensorFlow refused the shapes), INTERNAL."""
+        ...
+
+    def answered_by(self, admission: Admission) -> Admission:
+        """Which version answered, after `infer` returned: another one than was admitted to, where that one failed."""
         ...
 
     def release(self, admission: Admission) -> None:

@@ -21,6 +21,7 @@ from windlass_server.hosting import trials
 from windlass_server.hosting.background import in_background
 from windlass_server.hosting.hosted_worker import HostedWorker, ResidentSettings, WorkerDownError
 from windlass_server.hosting.launcher import Launcher, LauncherError
+from windlass_server.hosting.memory import kill_first
 from windlass_server.hosting.parity import MAX_PARITY_BYTES, ParityArrays, read_parity
 from windlass_server.runtimes import RUNTIME_OF
 from windlass_server.tensors import Tensor
@@ -85,18 +86,21 @@ class Preparation:
         self._launcher = launcher
         self._settings = settings
         self._on_change = on_change
+        self.worker: HostedWorker | None = None
+        """While it is brought up."""
         self._parity: list[tuple[ParitySamples, ParityArrays]] = []
         self._held_to: float | None = None
 
-    async def run(self, *, tested_before: bool = False) -> HostedWorker:
+    async def run(self, *, tested_before: bool = False, keep_reserve: bool = True) -> HostedWorker:
         """The worker, able to answer. `tested_before`: the same bytes passed their samples in this replica, so they are
-        not run again."""
+        not run again. `keep_reserve`: it isn't loaded when less than the reserve of memory would be left."""
         # What served before is missed already.
         self._held_to = None if tested_before else self._settings.preparing_cpus
         self._enter(VersionState.VERIFYING)
         artifact = await self._verify()
         self.found.artifact = artifact
         self._pass(Gate.DIGEST, artifact.digest)
+        self._check_room(artifact.manifest, keep_reserve=keep_reserve)
         self._enter(VersionState.LOADING)
         try:
             return await self._bring_up(artifact, tested_before)
@@ -108,12 +112,19 @@ class Preparation:
 
     async def _bring_up(self, artifact: Artifact, tested_before: bool) -> HostedWorker:
         worker = await self._start(artifact)
+        self.worker = worker
+        # One that could answer before is no candidate: the kernel has no reason to choose it first.
+        undo = None if tested_before else kill_first(worker.pid)
         try:
             async with asyncio.timeout(self._settings.load_deadline):
                 await self._prove(worker, artifact.manifest, tested_before)
         except WorkerDownError:
             end = await worker.ended()
             await worker.end(0)
+            if end.out_of_memory:
+                raise PreparationError(
+                    self._gate(), Reason.WONT_FIT, f"{_WHILE[self.found.state]}, {end.short_of_memory()}"
+                ) from None
             reason = Reason.WORKER_LOST if end.from_outside else Reason.WORKER_CRASHED
             raise PreparationError(self._gate(), reason, f"{_WHILE[self.found.state]}, {end}") from None
         except TimeoutError:
@@ -127,6 +138,10 @@ class Preparation:
         except BaseException:
             await worker.end(0)
             raise
+        finally:
+            self.worker = None
+            if undo is not None:
+                undo()
         worker.set_free()
         return worker
 
@@ -193,6 +208,12 @@ class Preparation:
     def _cpus(self) -> float | None:
         """What it may use of the processors now; any where it disturbs nobody."""
         return self._held_to if self._launcher.serves else None
+
+    def _check_room(self, manifest: Manifest, *, keep_reserve: bool) -> None:
+        room = self._settings.room
+        missing = None if room is None else room.lack(manifest, keep_reserve=keep_reserve)
+        if missing is not None:
+            raise PreparationError(Gate.LOAD, Reason.WONT_FIT, missing)
 
     async def _start(self, artifact: Artifact) -> HostedWorker:
         runtime = RUNTIME_OF[artifact.manifest.format]

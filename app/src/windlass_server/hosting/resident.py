@@ -12,8 +12,10 @@ from windlass_contract.failures import Failure, Gate, GateResult, Reason
 from windlass_contract.manifest import Manifest, Signature
 from windlass_contract.report import VersionReport, VersionState
 from windlass_server.errors import Code, ServingError
+from windlass_server.hosting.faults import NoAnswerInTimeError, WorkerLostError
 from windlass_server.hosting.hosted_worker import HostedWorker, ResidentSettings, WorkerDownError
 from windlass_server.hosting.launcher import Launcher
+from windlass_server.hosting.memory_watch import Footprint
 from windlass_server.hosting.preparation import Findings, Preparation, PreparationError, VersionSpec
 from windlass_server.runtimes.runtime import check_inputs
 from windlass_server.tensors import Tensor
@@ -40,6 +42,10 @@ class Resident:
         self._on_change = on_change
         self._found = Findings()
         self._worker: HostedWorker | None = None
+        self._preparation: Preparation | None = None
+        self._expected_bytes = 0
+        self._evicted = False
+        """Its last worker was ended because memory was short."""
         self._keeper: asyncio.Task[None] | None = None
         self.state = VersionState.WAITING
         self.failure: Failure | None = None
@@ -112,6 +118,11 @@ class Resident:
             memory_bytes=self.memory_bytes,
         )
 
+    def footprint(self) -> Footprint | None:
+        """The memory of its worker; None: it has none."""
+        worker = self._present_worker
+        return None if worker is None else Footprint(worker.own_bytes, self._expected_bytes)
+
     # Its life.
 
     async def prepare(self) -> None:
@@ -143,17 +154,35 @@ class Resident:
         """Runs a signature within `timeout` seconds. `outputs`: only these. Raises `ServingError`.
         Cancelled, the worker's answer is thrown away."""
         worker, wanted = self._admit(signature, inputs, outputs)
-        started = time.monotonic()
+        started = sent = time.monotonic()
+        has_begun = False
+
+        def begins() -> None:
+            nonlocal sent, has_begun
+            sent, has_begun = time.monotonic(), True
+
         self.in_flight += 1
         try:
             async with asyncio.timeout(timeout):
-                return await worker.run(signature, inputs, wanted, started + timeout)
+                return await worker.run(signature, inputs, wanted, started + timeout, begins)
         except WorkerDownError as error:
-            raise ServingError(Code.UNAVAILABLE, f"{self._name} can't answer: {error}", retry_after=1) from None
+            raise WorkerLostError(f"{self._name} can't answer: {error}", worker.pid, worker.crashed) from None
         except TimeoutError:
-            raise ServingError(Code.DEADLINE_EXCEEDED, f"{self._name} had no answer in {timeout:g} s") from None
+            # Its own run, or another that blocks the worker: either way nothing came of the version meanwhile.
+            ran = max(time.monotonic() - sent if has_begun else 0.0, worker.oldest_seconds)
+            own_share = min(ran / timeout, 1.0)
+            message = f"{self._name} had no answer in {timeout:.3g} s"
+            raise NoAnswerInTimeError(message, own_share=own_share) from None
         finally:
             self.in_flight -= 1
+
+    async def evict(self, why: str, *, own_fault: bool) -> None:
+        """Ends its worker because memory is short, and waits until that is gone. It is started anew when there is room
+        again."""
+        self._evicted = True
+        worker = self._present_worker
+        if worker is not None:
+            await worker.evict(why, own_fault=own_fault)
 
     async def unload(self) -> None:
         """Ends its worker and gives its memory back; the caller has drained it. Nothing can be done with it then."""
@@ -170,6 +199,10 @@ class Resident:
     @property
     def _name(self) -> str:
         return f"version {self.spec.version} of model {self.spec.model}"
+
+    @property
+    def _present_worker(self) -> HostedWorker | None:
+        return self._worker or (self._preparation.worker if self._preparation is not None else None)
 
     def _enter(self, state: VersionState) -> None:
         self.state = state
@@ -196,14 +229,16 @@ class Resident:
         return worker, wanted
 
     async def _attempt(self, *, tested_before: bool) -> HostedWorker:
-        preparation = Preparation(self.spec, self._launcher, self._settings, self._follow)
+        preparation = self._preparation = Preparation(self.spec, self._launcher, self._settings, self._follow)
         before, self._found = self._found, preparation.found
         if tested_before:
             # It has to be what it was; and until it is loaded again, that is what there is to know of it.
             preparation.found.artifact = before.artifact
             preparation.found.signatures = before.signatures
         try:
-            return await preparation.run(tested_before=tested_before)
+            # What ran here before is worth the reserve, unless it was ended for taking that.
+            keep_reserve = self._evicted or not tested_before
+            return await preparation.run(tested_before=tested_before, keep_reserve=keep_reserve)
         finally:
             if tested_before:
                 preparation.found.gates = before.gates  # what it passed when its samples were run
@@ -214,6 +249,9 @@ class Resident:
 
     def _prepared(self, worker: HostedWorker) -> None:
         self._worker = worker
+        self._preparation = None
+        self._expected_bytes = worker.own_bytes
+        self._evicted = False
         self.failure = None
         self.was_prepared = True
         self._enter(VersionState.PREPARED)
@@ -244,8 +282,12 @@ class Resident:
                 end = await worker.ended()
             finally:
                 await worker.end(0)
-            reason = Reason.WORKER_LOST if end.from_outside else Reason.WORKER_CRASHED
-            self._lost(Failure(gate=Gate.LOAD, reason=reason, message=f"while it served, {end}"[:2000]))
+            reason, how = Reason.WORKER_CRASHED, str(end)
+            if end.out_of_memory:
+                reason, how = Reason.WONT_FIT, end.short_of_memory()
+            elif end.from_outside:
+                reason = Reason.WORKER_LOST
+            self._lost(Failure(gate=Gate.LOAD, reason=reason, message=f"while it served, {how}"[:2000]))
             if time.monotonic() - since > _STEADY_SECONDS:
                 delay = shortest
             while True:

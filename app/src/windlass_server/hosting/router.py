@@ -6,7 +6,7 @@ before, the previous one. So a replica that is told to serve what it doesn't hol
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Generic, TypeVar
@@ -50,6 +50,10 @@ class ModelRoutes(Generic[T]):
     away: frozenset[int] = frozenset()
     """Versions that a request may name and whose worker is being started anew."""
     labels: Mapping[str, int] = field(default_factory=dict)
+    seconds: tuple[Held[T], ...] = ()
+    """Who may answer what another version failed: committed, then previous, those of them that are prepared."""
+    accepted: frozenset[str] = frozenset()
+    """Digests of what serves otherwise than as a candidate: it may go on while its successor isn't there yet."""
 
     def serving(self) -> dict[int, int]:
         """Version to thousandths."""
@@ -113,17 +117,27 @@ def planned_weights(plan: ModelPlan, *, lease_held: bool) -> dict[int, int]:
 
 
 def route_model(
-    plan: ModelPlan, held: Sequence[Held[T]], before: ModelRoutes[T] | None = None, *, lease_held: bool = False
+    plan: ModelPlan,
+    held: Sequence[Held[T]],
+    before: ModelRoutes[T] | None = None,
+    *,
+    lease_held: bool = False,
+    broken: Collection[str] = (),
 ) -> ModelRoutes[T]:
-    """The routes of a model under its plan, given what is held and how it was routed before."""
+    """The routes of a model under its plan, given what is held and how it was routed before. `broken`: digests whose
+    breaker is open; the committed or the previous version gets their traffic, if there is one that can."""
     wanted = planned_weights(plan, lease_held=lease_held)
     digests = {planned.version: planned.digest for planned in plan.versions}
     living = {each.version: each for each in held if each.prepared and digests.get(each.version) == each.digest}
     lagging = any(version not in living for version in wanted)
     stand_in = _stand_in(plan, wanted, living, held, before)
     shares: dict[int, tuple[Held[T], int]] = {}
+    seconds = tuple(living[version] for version in (plan.committed, plan.previous) if version in living)
+    sound = next((each for each in seconds if each.digest not in broken), None)
     for version, weight in wanted.items():
         target = living.get(version) or stand_in
+        if target is not None and target.digest in broken and sound is not None:
+            target = sound
         if target is not None:
             shares[target.version] = (target, shares.get(target.version, (target, 0))[1] + weight)
     weights = tuple(sorted(shares.values(), key=lambda share: (-share[1], -share[0].version)))
@@ -135,6 +149,8 @@ def route_model(
     reachable = {version: each for version, each in living.items() if version in nameable}
     reachable |= {each.version: each for each, _ in weights}
     away = {each.version for each in held if each.was_prepared and not each.prepared} & nameable - set(reachable)
+    no_candidates = {planned.digest for planned in plan.versions if planned.version != plan.candidate}
+    no_candidates |= before.accepted if before is not None else frozenset()
     # Labels move at the commit, and here the commit is when the version changes over.
     labels = plan.labels if not lagging or before is None or not before.weights else before.labels
     return ModelRoutes(
@@ -144,6 +160,8 @@ def route_model(
         reachable=MappingProxyType(reachable),
         away=frozenset(away),
         labels=MappingProxyType(dict(labels)),
+        seconds=seconds,
+        accepted=frozenset(each.digest for each, _ in weights if each.digest in no_candidates),
     )
 
 
@@ -154,13 +172,14 @@ def _stand_in(
     held: Sequence[Held[T]],
     before: ModelRoutes[T] | None,
 ) -> Held[T] | None:
-    """Who takes the weight of a version that can't answer. A candidate only if nobody else is left."""
+    """Who takes the weight of a version that can't answer. One that never served but as a candidate only if it has a
+    weight now, and nobody else is left."""
     if plan.committed is not None and plan.committed in living:
         return living[plan.committed]
     if before is not None:
         for served, _ in before.weights:
             now = next((each for each in held if each.target == served.target), None)
-            if now is not None and now.prepared and now.version != plan.candidate:
+            if now is not None and now.prepared and now.digest in before.accepted:
                 return now
     if plan.previous is not None and plan.previous in living:
         return living[plan.previous]

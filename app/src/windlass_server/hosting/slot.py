@@ -14,6 +14,7 @@ from windlass_contract.plan import PlannedVersion
 from windlass_contract.report import VersionReport, VersionState
 from windlass_contract.samples import AcceptanceSamples
 from windlass_server.hosting.hosting import Admission
+from windlass_server.hosting.memory_watch import Footprint
 from windlass_server.hosting.meter import Meter
 from windlass_server.hosting.order import Key, Phase, View, demand_of
 from windlass_server.hosting.router import Held
@@ -46,6 +47,8 @@ class HeldResident(Protocol):
         timeout: float,  # noqa: ASYNC109 - the worker is told it, so that it doesn't begin what nobody waits for
     ) -> dict[str, Tensor]: ...
     async def unload(self) -> None: ...
+    def footprint(self) -> Footprint | None: ...
+    async def evict(self, why: str, *, own_fault: bool) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,8 @@ class Place:
     slot: Slot
     explicit: bool
     given_back: bool = False
+    answered_by: Admission | None = None
+    """Another version that answered instead."""
 
     def __post_init__(self) -> None:
         self.slot.enter(explicit=self.explicit)

@@ -23,6 +23,7 @@ class RegistryFullError(Exception):
 class _Entry:
     report: ServingReport
     received: float
+    first: float
 
 
 class Registry:
@@ -42,7 +43,7 @@ class Registry:
             self._forget(now)
             if len(self._entries) >= MAX_INSTANCES:
                 raise RegistryFullError(f"{MAX_INSTANCES} instances of this server have reported already")
-            self._entries[report.instance] = _Entry(report, now)
+            self._entries[report.instance] = _Entry(report, now, now)
             return True
         if report.sequence < entry.report.sequence:
             return False
@@ -54,7 +55,10 @@ class Registry:
         """The last report of each instance that was heard of within `FORGET_SECONDS`."""
         now = self._clock()
         self._forget(now)
-        return tuple(SeenReport(entry.report, max(0.0, now - entry.received)) for entry in self._entries.values())
+        return tuple(
+            SeenReport(entry.report, max(0.0, now - entry.received), max(0.0, now - entry.first))
+            for entry in self._entries.values()
+        )
 
     def subscribed(self) -> int:
         """How many instances are subscribed now."""
@@ -97,4 +101,5 @@ def _version_substance(version: VersionReport) -> object:
         version.gates,
         version.signatures,
         version.restarts,
+        version.breaker,
     )

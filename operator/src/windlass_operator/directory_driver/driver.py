@@ -114,6 +114,8 @@ class DirectoryDriver:
         self._memory: Mapping[str, Remembered] = {}
         self._catalogue = Catalogue()
         self._views: dict[str, ServerView] = {}
+        self._settled = False
+        """Whether every file of the directory was counted by the last scan."""
         self._workers: dict[str, ServerWorker] = {}
         self._statuses: dict[str, Mapping[str, ModelVersionStatus]] = {}
         self._status_files = StatusFiles(self._folders.status)
@@ -253,6 +255,7 @@ class DirectoryDriver:
             await asyncio.to_thread(save_memory, self._folders.state / "objects.json", catalogue.memory)
         views = await asyncio.to_thread(self._look, catalogue, scan)
         self._memory, self._catalogue = catalogue.memory, catalogue
+        self._settled = not scan.unsettled and not scan.unreadable
         before, self._views = self._views, views
         for server in views:
             if views[server] != before.get(server):
@@ -339,9 +342,10 @@ class DirectoryDriver:
             await self._flush_statuses()
 
     async def _flush_statuses(self) -> None:
-        """Writes what changed. Nothing is removed before each server was looked at: until then it may be true."""
+        """Writes what changed. Nothing is removed before each file and each server was looked at: until then it may be
+        true."""
         async with self._writing:
-            complete = self._views.keys() <= self._statuses.keys()
+            complete = self._settled and self._views.keys() <= self._statuses.keys()
             statuses = self._all_statuses()
             try:
                 changed = await asyncio.to_thread(self._status_files.update, statuses, complete=complete)

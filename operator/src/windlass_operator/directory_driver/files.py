@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 _TEMPORARY_SUFFIX = ".windlass-tmp"
@@ -12,6 +15,10 @@ _TEMPORARY_SUFFIX = ".windlass-tmp"
 
 class FileProblemError(Exception):
     """A file is there and can't be read; the message says why and what to do."""
+
+
+class NotLastingError(OSError):
+    """The new content is there, and may be gone after a loss of power: the folder couldn't be synced."""
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:
@@ -41,7 +48,8 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Replaces a file: temporary file, fsync, rename, fsync of the folder. Raises `OSError`."""
+    """Replaces a file: temporary file, fsync, rename, fsync of the folder. Raises `OSError`, of which
+    `NotLastingError` after the rename."""
     # A name of its own: two writers that don't know of each other must not rename each other's halves.
     # Not longer than the file's own, which may have as many bytes as a name can have.
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}{_TEMPORARY_SUFFIX}")
@@ -61,7 +69,10 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    try:
+        sync_folder(path.parent)
+    except OSError as error:
+        raise NotLastingError(error.errno, f"{error.strerror} (syncing the folder)", str(path.parent)) from error
 
 
 def remove(path: Path) -> None:
@@ -73,16 +84,35 @@ def remove(path: Path) -> None:
     sync_folder(path.parent)
 
 
-def append_line(path: Path, line: bytes, mode: int = 0o644) -> None:
-    """Adds one line (without its end) to a file. Raises `OSError`."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, mode)
+@contextlib.contextmanager
+def exclusive(path: Path, mode: int = 0o644) -> Iterator[int]:
+    """A descriptor to append to a file, which is made if it isn't there; who else opens it by this waits. Blocks.
+    Raises `OSError`."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, mode)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_at(descriptor, path):
+                yield descriptor
+                return
+        finally:
+            os.close(descriptor)
+        # It was renamed while this waited: the next one of this name is meant.
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
     try:
-        size = os.fstat(descriptor).st_size
-        # A crash may have left half a line; the next one begins a line of its own.
-        broken = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        os.write(descriptor, (b"\n" if broken else b"") + line + b"\n")
-    finally:
-        os.close(descriptor)
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def append_line(descriptor: int, line: bytes) -> None:
+    """Adds one line (without its end) to a file that is open for reading and appending. Raises `OSError`."""
+    size = os.fstat(descriptor).st_size
+    # A crash may have left half a line; the next one begins a line of its own.
+    broken = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+    os.write(descriptor, (b"\n" if broken else b"") + line + b"\n")
 
 
 def sync_folder(folder: Path) -> None:

@@ -16,7 +16,7 @@ from windlass_contract.document import DocumentError
 from windlass_contract.record import ServerState
 from windlass_operator.driving.durable import DamagedStateError, StoreConflictError, Stored, StoreError
 
-from .files import FileProblemError, read_bounded, write_atomically
+from .files import FileProblemError, NotLastingError, read_bounded, sync_folder, write_atomically
 from .lock import StateLock
 
 MAX_STATE_BYTES = 64 * 1024 * 1024
@@ -29,6 +29,8 @@ class StateStore:
     def __init__(self, folder: Path, lock: StateLock) -> None:
         self.folder = folder
         self._lock = lock
+        self._not_lasting: set[str] = set()
+        """Servers whose object was renamed into place without being known to last."""
 
     def path(self, server: str) -> Path:
         """The file of a server."""
@@ -51,6 +53,11 @@ class StateStore:
         """The durable object of a server. Raises `StoreError` when it can't be read, `DamagedStateError` when it is
         damaged; then `put_aside` makes it count as missing, since replicas carry what it takes to rebuild it.
         """
+        try:
+            # Who wrote it may have died between the rename and this.
+            sync_folder(self.folder)
+        except OSError as error:
+            raise StoreError(f"{self.folder} can't be synced: {error.strerror}") from error
         data = self._read(server)
         if data is None:
             return Stored(None, "")
@@ -84,18 +91,32 @@ class StateStore:
             raise StoreConflictError(f"{self.path(server)} was changed by somebody else")
         data = json.dumps(state.to_dict(), indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         try:
-            write_atomically(self.path(server), data)
+            self._replace(server, data)
         except OSError as error:
             raise StoreError(f"{self.path(server)} can't be written: {error.strerror}") from error
         return digest_of_bytes(data)
 
+    def _replace(self, server: str, data: bytes) -> None:
+        try:
+            write_atomically(self.path(server), data)
+        except NotLastingError:
+            self._not_lasting.add(server)
+            raise
+        self._not_lasting.discard(server)
+
     def _read(self, server: str) -> bytes | None:
         try:
-            return read_bounded(self.path(server), MAX_STATE_BYTES)
+            data = read_bounded(self.path(server), MAX_STATE_BYTES)
+            if server in self._not_lasting and self._lock.holds():
+                # A second sync may succeed although the first one's data is lost: only writing anew is sure.
+                self._replace(server, data)
         except FileNotFoundError:
             return None
         except FileProblemError as error:
             raise StoreError(f"{self.path(server)}: {error}") from error
+        except OSError as error:
+            raise StoreError(f"{self.path(server)} isn't known to last: {error.strerror}") from error
+        return data
 
 
 class FolderStore:

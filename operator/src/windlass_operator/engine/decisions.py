@@ -8,7 +8,7 @@ from windlass_contract.decision import Action, DecisionSpec
 from windlass_contract.plan import Blocked
 from windlass_contract.record import ModelRecord, Phase, VersionRef
 
-from .draft import Draft, blocked
+from .draft import UNDONE, Draft
 from .fleet import Fleet
 from .prepare import has_way_back, learned
 
@@ -86,7 +86,7 @@ def _undo(draft: Draft, decision: DecisionSpec, fleet: Fleet) -> None:
     ref = learned(fleet, draft.model, ref)
     message = f"{_who(decision)} took version {ref.version} back"
     if not any(each.digest == ref.digest for each in record.holds):
-        draft.change(holds=[*record.holds, blocked(ref, "Undone", message)])
+        draft.hold(ref, UNDONE, message)
         draft.say(ref, "Warning", "Held", f"{message}; it is held until somebody clears it")
 
 

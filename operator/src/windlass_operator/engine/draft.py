@@ -13,6 +13,8 @@ from windlass_contract.record import ModelRecord, RolloutRecord, Verdict, Versio
 from .interface import Event
 
 MAX_VERDICTS = 50
+UNDONE = "Undone"
+"""Why a person holds a version."""
 
 
 @dataclass
@@ -54,6 +56,16 @@ class Draft:
         """Blocks a digest, and through its content digest the same files packed anew."""
         if not any(each.digest == ref.digest for each in self.record.quarantine):
             self.change(quarantine=[*self.record.quarantine, blocked(ref, reason, message)])
+
+    def hold(self, ref: VersionRef, reason: str, message: str) -> None:
+        """Holds a digest for this server, which says nothing about its files; a person clears it."""
+        if not any(each.digest == ref.digest for each in self.record.holds):
+            self.change(holds=[*self.record.holds, blocked(ref, reason, message)])
+
+    def block(self, ref: VersionRef, failure: Failure) -> None:
+        """What a failure under real traffic leads to: quarantine if it is a verdict on the files, else a hold."""
+        block = self.quarantine if failure.is_verdict else self.hold
+        block(ref, failure.reason, failure.message)
 
     def end_rollout(self) -> RolloutRecord | None:
         """Forgets the running rollout, and with it the candidate's place."""

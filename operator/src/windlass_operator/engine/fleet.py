@@ -14,7 +14,8 @@ from .interface import Observation, SeenReport
 
 @dataclass(frozen=True)
 class Fleet:
-    """The replicas of one server. A replica speaks through its present instance: the one heard of last."""
+    """The replicas of one server. A replica speaks through its present instance: the one heard of last. Where two that
+    live were given one name, each speaks for itself."""
 
     server: str
     reports: tuple[ServingReport, ...]
@@ -23,6 +24,8 @@ class Fleet:
     """Of those who take part and are heard."""
     unreachable: tuple[str, ...]
     """Replicas that get traffic and aren't heard."""
+    namesakes: tuple[str, ...] = ()
+    """Names under which more than one instance lives."""
 
     @classmethod
     def of(cls, observation: Observation) -> Fleet:
@@ -38,17 +41,22 @@ class Fleet:
         seen.sort(key=lambda each: (each.report.replica, each.report.instance, each.report.sequence))
         present = _present(seen)
         ready = {each.name for each in observation.replicas or () if each.ready}
-        heard = {name: each.report for name, each in present.items() if each.age <= SUBSCRIBED_SECONDS}
+        heard = {
+            name: [each.report for each in instances if each.age <= SUBSCRIBED_SECONDS]
+            for name, instances in present.items()
+        }
         return cls(
             server=observation.server,
             reports=tuple(each.report for each in seen),
             subscribed=tuple(
                 # A replica that drains is leaving: it is waited for only as long as it still gets traffic.
                 report
-                for name, report in heard.items()
+                for name, reports in heard.items()
+                for report in reports
                 if name in ready or not report.draining
             ),
-            unreachable=tuple(sorted(ready - set(heard))),
+            unreachable=tuple(sorted(ready - {name for name, reports in heard.items() if reports})),
+            namesakes=tuple(sorted(name for name, reports in heard.items() if len(reports) > 1)),
         )
 
     @property
@@ -56,17 +64,29 @@ class Fleet:
         """How many replicas take part."""
         return len(self.subscribed) + len(self.unreachable)
 
+    def remarks(self) -> tuple[str, ...]:
+        """What is to be said of the replicas, each in a sentence."""
+        return tuple(
+            f"more than one live replica is named {name}: each counts, but nobody can tell them apart; give each a "
+            "name of its own (--replica, WINDLASS_REPLICA), or none"
+            for name in self.namesakes
+        )
+
     def plans(self) -> Iterator[ServingPlan]:
         """The plans that instances follow."""
         return (report.plan for report in self.reports if report.plan is not None and report.plan.server == self.server)
 
 
-def _present(seen: list[SeenReport]) -> dict[str, SeenReport]:
-    present: dict[str, SeenReport] = {}
+def _present(seen: list[SeenReport]) -> dict[str, list[SeenReport]]:
+    """The instances that live, by the replica's name: the one heard of last, and any other that was still heard of
+    after this one had begun to report. Who is merely started anew is silent by then."""
+    named: dict[str, list[SeenReport]] = {}
     for each in seen:
-        known = present.get(each.report.replica)
-        if known is None or each.age < known.age:
-            present[each.report.replica] = each
+        named.setdefault(each.report.replica, []).append(each)
+    present = {}
+    for name, instances in named.items():
+        newest = min(instances, key=lambda each: each.age)
+        present[name] = [each for each in instances if each is newest or each.age < newest.known_for]
     return present
 
 

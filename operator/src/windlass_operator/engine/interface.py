@@ -36,6 +36,8 @@ class SeenReport:
     report: ServingReport
     age: float
     """Seconds since it was received, by the operator's monotonic clock."""
+    known_for: float = 0.0
+    """Seconds since this operator received the instance's first report."""
 
 
 @dataclass(frozen=True)

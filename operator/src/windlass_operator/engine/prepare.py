@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from windlass_contract.failures import Failure
+from windlass_contract.failures import Failure, Gate, Reason
 from windlass_contract.manifest import Signature
 from windlass_contract.plan import PlannedVersion
 from windlass_contract.record import ModelRecord, RolloutRecord, VersionRef
@@ -87,6 +87,45 @@ def verdict_on_committed(fleet: Fleet, model: str, ref: VersionRef, *, way_back:
     return verdicts[0] if verdicts and (way_back or not able) else None
 
 
+def breaker_on_committed(
+    fleet: Fleet, model: str, committed: VersionRef, previous: VersionRef
+) -> tuple[str, Failure] | None:
+    """The first replica that took the committed version's traffic away and gave it to the previous one, and why.
+
+    A report counts only if it follows a plan with the same two roles: else it speaks of another time.
+    """
+    for report in fleet.subscribed:
+        said = spoken_for(report, model, planned_committed(committed), 0)
+        if said is None or not report.models[model].breaker_open or report.plan is None:
+            continue
+        planned = report.plan.models[model]
+        before = None if planned.previous is None else planned.planned(planned.previous)
+        if planned.committed == committed.version and before is not None and before.digest == previous.digest:
+            return report.replica, _fault_under_traffic(said)
+    return None
+
+
+def breaker_on_candidate(fleet: Fleet, model: str, rollout: RolloutRecord) -> tuple[str, Failure] | None:
+    """The first replica that took the candidate's traffic away, and why."""
+    for report in fleet.subscribed:
+        said = spoken_for(report, model, planned_candidate(rollout), rollout.epoch)
+        if said is not None and said.breaker is not None:
+            return report.replica, _fault_under_traffic(said)
+    return None
+
+
+def _fault_under_traffic(said: VersionReport) -> Failure:
+    if said.breaker is not None and said.breaker.reason is not Reason.ERROR_RATE_EXCEEDED:
+        return said.breaker
+    counters = said.counters
+    return Failure(
+        gate=Gate.ERROR_RATE,
+        reason=Reason.ERROR_RATE_EXCEEDED,
+        message=f"too many requests failed by its own fault: {counters.errors} of {counters.requests} since its start, "
+        f"of which the version before answered {counters.fallbacks}; its worker was started anew {said.restarts} times",
+    )
+
+
 def has_way_back(record: ModelRecord, fleet: Fleet, model: str) -> bool:
     """Whether a version is resident that could serve again: not blocked, and not failed wherever it was tried."""
     previous = record.previous
@@ -95,6 +134,11 @@ def has_way_back(record: ModelRecord, fleet: Fleet, model: str) -> bool:
         and block_of(record, previous.digest, previous.content_digest) is None
         and verdict_on_committed(fleet, model, previous, way_back=False) is None
     )
+
+
+def waits_for_replicas(record: ModelRecord, fleet: Fleet, model: str) -> bool:
+    """Whether a rollout isn't begun yet: it would give up the way back, and nobody is heard who could prepare it."""
+    return not fleet.subscribed and has_way_back(record, fleet, model)
 
 
 def learned(fleet: Fleet, model: str, ref: VersionRef) -> VersionRef:

@@ -75,7 +75,7 @@ def reconcile(observation: Observation) -> Outcome:
         statuses=statuses_of(observation, fleet, views),
         events=tuple(events) if write else (),
         revisit_after=REVISIT_SECONDS if any(_clock_runs(each) for each in models.values()) else None,
-        remarks=remarks_of(views),
+        remarks=(*remarks_of(views), *fleet.remarks()),
     )
 
 

@@ -27,13 +27,14 @@ from windlass_contract.report import ServingReport, VersionReport, VersionState
 from .conditions import Conditions
 from .decisions import waits_for
 from .desired import Claim
-from .draft import block_of
+from .draft import UNDONE, block_of
 from .fleet import Fleet
 from .interface import Observation, SeenModelVersion
-from .prepare import has_way_back
+from .prepare import has_way_back, waits_for_replicas
 from .view import View
 
 _SHOWN_DECISIONS = 10
+_NOBODY = "no replica of the server is heard of; start one with this server's name"
 _ABSENT = frozenset({Reason.NOT_FOUND, Reason.MANIFEST_MISSING})
 
 
@@ -113,9 +114,9 @@ def _summarise(view: View, claim: Claim, role: str, fleet: Fleet, frozen: str) -
         kept = ", and is kept as the way back for a while" if role == "previous" else ""
         return Summary("Retired", "Retired", f"Retired: it isn't wanted{kept}", ready=True)
     if block is not None and any(each.digest == block.digest for each in record.holds):
-        return Summary(
-            "Held", "Held", f"{block.message}; clear version {claim.version} to let it roll out", stalled=True
-        )
+        reason = "Held" if block.reason == UNDONE else block.reason
+        message = f"{block.message}; clear version {claim.version} to let it roll out"
+        return Summary("Held", reason, message, stalled=True)
     if block is not None:
         phase = "RolledBack" if verdict is not None and verdict.outcome == "RolledBack" else "Quarantined"
         message = (
@@ -134,6 +135,10 @@ def _summarise(view: View, claim: Claim, role: str, fleet: Fleet, frozen: str) -
         way = "; it is resident, as the way back" if role == "previous" else ""
         phase = "Previous" if role == "previous" else "Superseded"
         return Summary(phase, phase, f"version {wanted.version} is newer{way}", ready=True)
+    previous = record.previous
+    if not frozen and previous is not None and waits_for_replicas(record, fleet, view.model):
+        message = f"{_NOBODY}. Until then version {previous.version} stays the way back. {_who_serves(view)}"
+        return Summary("Pending", "NoReplicas", message, progressing=True)
     why = f"nothing is started while {frozen}" if frozen else "it is about to be started"
     return Summary("Pending", "Frozen" if frozen else "Pending", why, progressing=not frozen, stalled=bool(frozen))
 
@@ -172,7 +177,7 @@ def _candidate(view: View, claim: Claim) -> Summary:
         return Summary("Paused", "WaitingForApproval", message, progressing=True)
     done = f"{len(ready.prepared)} of {_replicas(len(ready.prepared) + len(ready.waiting) + len(ready.unreachable))}"
     if ready.held_up == "NoReplicas":
-        message = f"no replica of the server is heard of; start one with this server's name. {_who_serves(view)}"
+        message = f"{_NOBODY}. {_who_serves(view)}"
         return Summary("Preparing", "NoReplicas", message, progressing=True)
     if ready.held_up:
         names = ", ".join(ready.unreachable[:5])
@@ -263,7 +268,7 @@ def _degraded(view: View, role: str, fleet: Fleet, troubles: list[tuple[str, Fai
     if lagging:
         wrong.append(f"still answered by another version on {', '.join(lagging[:5])}")
     if opened:
-        wrong.append(f"too many errors: traffic is taken away on {', '.join(opened[:5])}")
+        wrong.append(f"it failed its clients: traffic is taken away on {', '.join(opened[:5])}")
     if fleet.unreachable:
         wrong.append(f"can't hear {', '.join(fleet.unreachable[:5])}")
     if not wrong and counts.prepared < counts.desired:

@@ -22,12 +22,15 @@ from .gates import signature_change
 from .planning import planned_candidate
 from .prepare import (
     Preparation,
+    breaker_on_candidate,
+    breaker_on_committed,
     has_way_back,
     learned,
     preparation,
     signatures_of,
     verdict_on_candidate,
     verdict_on_committed,
+    waits_for_replicas,
 )
 
 UNCLAIMED_GRACE_SECONDS = 10.0
@@ -72,7 +75,8 @@ def follow_desired(draft: Draft, claims: Sequence[Claim], fleet: Fleet, elapsed:
         draft.change(unclaimed_seconds=gone)
         if gone < UNCLAIMED_GRACE_SECONDS:
             return
-    _start(draft, want, fleet)
+    if not waits_for_replicas(draft.record, fleet, draft.model):
+        _start(draft, want, fleet)
 
 
 def go_on(draft: Draft, claims: Sequence[Claim], fleet: Fleet, elapsed: float) -> Preparation | None:
@@ -151,11 +155,13 @@ def _judge_committed(draft: Draft, fleet: Fleet) -> None:
         return
     way_back = has_way_back(draft.record, fleet, draft.model)
     verdict = verdict_on_committed(fleet, draft.model, committed, way_back=way_back)
+    if verdict is None and way_back and draft.record.previous is not None:
+        verdict = breaker_on_committed(fleet, draft.model, committed, draft.record.previous)
     if verdict is None:
         return
     replica, failure = verdict
     known = block_of(draft.record, committed.digest) is not None
-    draft.quarantine(committed, failure.reason, failure.message)
+    draft.block(committed, failure)
     if way_back:
         draft.go_back()
         back = draft.record.committed
@@ -180,13 +186,13 @@ def _judge_candidate(draft: Draft, claims: Sequence[Claim], fleet: Fleet) -> Non
         return
     if rollout.epoch == 0:  # started in this very pass: what is reported is about an earlier attempt
         return
-    verdict = verdict_on_candidate(fleet, draft.model, rollout)
+    verdict = verdict_on_candidate(fleet, draft.model, rollout) or breaker_on_candidate(fleet, draft.model, rollout)
     if verdict is None:
         changed = _changed_signatures(draft, claims, fleet, rollout)
         verdict = None if changed is None else ("", changed)
     if verdict is not None:
         replica, failure = verdict
-        draft.quarantine(rollout.candidate, failure.reason, failure.message)
+        draft.block(rollout.candidate, failure)
         _reject(draft, rollout, failure.message, failure, replica)
 
 

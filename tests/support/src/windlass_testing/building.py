@@ -124,6 +124,38 @@ def crashing(folder: Path, *, at_load: bool) -> None:
     _save(module, folder, {"serving_default": tf.function(compute).get_concrete_function(COLUMN)})
 
 
+def hungry(folder: Path, *, mib: int, at_load: bool, after: int = 0) -> None:
+    """Takes `mib` MiB of memory: at load, or for each request (y = x) but the first `after` ones."""
+    module = tf.Module()
+    module.requests = tf.Variable(0, dtype=tf.int64, name="requests")
+
+    def eat(value: Any) -> Any:
+        """Gives 0. It depends on what only a request brings, or TensorFlow would work it out once and beforehand."""
+        return tf.minimum(tf.abs(tf.reduce_sum(tf.fill([tf.constant(mib), 256, 1024], value))), 0.0)
+
+    if at_load:
+        module.initializer = _AtLoad(lambda: eat(tf.cast(tf.timestamp(), tf.float32)))
+
+    def compute(x: Any) -> dict[str, Any]:
+        if at_load:
+            return {"y": tf.identity(x)}
+        number = module.requests.assign_add(1, read_value=True)
+        return {"y": x + tf.cond(number > after, lambda: eat(tf.reduce_max(x)), lambda: tf.constant(0.0))}
+
+    _save(module, folder, {"serving_default": tf.function(compute).get_concrete_function(COLUMN)})
+
+
+def counting(folder: Path) -> None:
+    """y = x; while it loads, it counts 30 million different numbers in a table of a gigabyte. That is no tensor: who
+    makes it doesn't ask TensorFlow's allocator, which would say no in good order."""
+    module = tf.Module()
+    module.initializer = _AtLoad(
+        lambda: tf.reduce_max(tf.unique(tf.range(30_000_000 + tf.cast(0 * tf.timestamp(), tf.int64)))[1])
+    )
+    compute = tf.function(lambda x: {"y": tf.identity(x)})
+    _save(module, folder, {"serving_default": compute.get_concrete_function(COLUMN)})
+
+
 def refusing(folder: Path) -> None:
     """y = x, but an input with zeros is refused with InvalidArgument; so are zeros at warm-up."""
 
@@ -308,6 +340,8 @@ BUILDERS: dict[str, Builder] = {
         identity,
         slow,
         crashing,
+        hungry,
+        counting,
         refusing,
         image_decoder,
         scorer,

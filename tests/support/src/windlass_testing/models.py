@@ -206,6 +206,21 @@ def crashing_on_request(models: Path, model: str, version: int, **manifest: Any)
     return folder
 
 
+def hungry(models: Path, model: str, version: int, *, mib: int, at_load: bool, after: int = 0, **manifest: Any) -> Path:
+    """y = x of FP32 [-1, 1]; its worker takes `mib` MiB at load, or for each request, warm-up included, but the first
+    `after` ones."""
+    folder = _copy(models, model, version, "hungry", mib=mib, at_load=at_load, after=after)
+    write_manifest(folder, model, version, {"serving_default": _X_TO_Y}, **manifest)
+    return folder
+
+
+def counting(models: Path, model: str, version: int, **manifest: Any) -> Path:
+    """y = x of FP32 [-1, 1]; fills a table of a gigabyte while it loads."""
+    folder = _copy(models, model, version, "counting")
+    write_manifest(folder, model, version, {"serving_default": _X_TO_Y}, **manifest)
+    return folder
+
+
 def hostile(
     models: Path, model: str, version: int, does: str, *, at_load: bool = False, argument: str = "", **manifest: Any
 ) -> Path:
