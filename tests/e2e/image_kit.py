@@ -107,7 +107,7 @@ class Container:
         """TensorFlow Serving's predict of one row."""
         return httpx.post(f"{self.url}/v1/models/{model}:predict", json={"instances": [[x]]}, timeout=30)
 
-    def wait_until_ready(self, timeout: float = 60) -> float:
+    def wait_until_ready(self, timeout: float = 180) -> float:
         """Waits for /readyz to be 200; gives the seconds since `docker run`."""
         address = ""
 
@@ -123,7 +123,7 @@ class Container:
         until("it is ready", ready, timeout=timeout, every=0.02)
         return time.monotonic() - self.started
 
-    def wait_for_health(self, status: str, timeout: float = 60) -> None:
+    def wait_for_health(self, status: str, timeout: float = 180) -> None:
         """Waits until the engine says so; the failure tells the last checks."""
         try:
             until(f"the engine calls it {status}", lambda: self.health == status, timeout=timeout, every=0.2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -58,7 +59,7 @@ def test_it_is_starting_and_then_healthy_within_a_check_of_being_ready(
     options = (*HARDENED, STATE, f"--volume={place}/models:/models:ro")
     with running(docker_engine, made_images.litert, options=options) as container:
         assert container.health == "starting"
-        until("it was asked while it had no model", lambda: "starting" in _statuses(container), timeout=30)
+        until("it was asked while it had no model", lambda: "starting" in _statuses(container))
         assert container.health == "starting", "a failure in the start period doesn't count"
         affine_tflite(place / "models", "m", 1, 2.0, 0.0)
         readable(place / "models")
@@ -74,9 +75,10 @@ def test_without_an_operator_and_a_plan_it_is_unhealthy_after_the_start_period(
     options = (*HARDENED, STATE, *IMPATIENT, f"--volume={place}:/place:ro", f"--volume={place}/models:/models:ro")
     arguments = ("--server=one", "--operator=http://127.0.0.1:9", "--control-token-file=/place/token")
     with running(docker_engine, made_images.litert, *arguments, options=options) as container:
-        container.wait_for_health("unhealthy", timeout=30)
-        assert _statuses(container)[-1] == "starting"
-        assert "operator" in container.health_log[-1]["Output"]
+        container.wait_for_health("unhealthy")
+        until("it says so itself", lambda: "starting" in _statuses(container))
+        assert "operator" in next(each["Output"] for each in container.health_log if each["Output"].startswith("503"))
+        assert container.health == "unhealthy"
 
 
 def test_a_process_that_is_stuck_is_unhealthy(docker_engine: DockerEngine, made_images: Images, place: Path) -> None:
@@ -92,8 +94,8 @@ def test_a_process_that_is_stuck_is_unhealthy(docker_engine: DockerEngine, made_
             "        os.kill(int(each.parent.name), signal.SIGSTOP)\n"
         )
         docker_engine("exec", container.name, "python", "-c", stop)
-        container.wait_for_health("unhealthy", timeout=40)
-        assert "timed out" in container.health_log[-1]["Output"]
+        container.wait_for_health("unhealthy")
+        assert re.search("timed out|exceeded timeout", container.health_log[-1]["Output"])
 
 
 def test_through_a_rollout_it_stays_healthy_whatever_the_candidate_does(
@@ -131,7 +133,6 @@ def test_through_a_rollout_it_stays_healthy_whatever_the_candidate_does(
             until(
                 "the candidate is refused",
                 lambda: versions.condition("m-2", "Stalled") or versions.status("m-2").get("phase") == "Rejected",
-                timeout=60,
             )
             operator.stop()
             checks = len(container.health_log)

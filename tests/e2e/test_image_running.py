@@ -77,7 +77,7 @@ def test_what_has_to_be_writable_is_named_when_it_is_not(
         assert "the state folder can't be written" in container.logs
         assert container.stop() == 0
     with running(docker_engine, made_images.litert, options=("--read-only", volume)) as container:
-        until("it has ended", lambda: not container.state["Running"], timeout=30)
+        until("it has ended", lambda: not container.state["Running"])
         assert container.state["ExitCode"] == 1
         assert "temporary directory" in container.logs
         assert "Traceback" not in container.logs
@@ -125,8 +125,8 @@ def test_orphans_are_reaped(docker_engine: DockerEngine, made_images: Images, li
         def commands() -> list[str]:
             return docker_engine("top", container.name, "-eo", "pid,stat,args").splitlines()[1:]
 
-        until("the orphan has ended", lambda: not any(orphan[:20] in line for line in commands()), timeout=10)
-        until("no zombie is left", lambda: not any(" Z" in line for line in commands()), timeout=5)
+        until("the orphan has ended", lambda: not any(orphan[:20] in line for line in commands()))
+        until("no zombie is left", lambda: not any(" Z" in line for line in commands()))
 
 
 def test_a_stop_under_load_loses_nothing(docker_engine: DockerEngine, made_images: Images, lite: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_stop_under_load_loses_nothing(docker_engine: DockerEngine, made_image
         container.wait_until_ready()
         request = Request("/v1/models/lite:predict", {"instances": [[1.0]]})
         with Load(container.url, [request], rate=100) as load:
-            until("it is under load", lambda: len(load.answers) > 100, timeout=30)
+            until("it is under load", lambda: len(load.answers) > 100)
             code = container.stop()
         nobody = re.compile("Cannot connect to host")
         lost = [answer for answer in load.lost if not nobody.search(answer.error)]
