@@ -20,6 +20,8 @@ from windlass_lab.errors import CommandError
 from windlass_lab.testing.docker import DockerEngine
 from windlass_lab.testing.waiting import until
 
+from windlass_contract.health import HEALTH
+
 ROOT = Path(__file__).resolve().parents[2]
 VERSION = tomllib.loads((ROOT / "app" / "pyproject.toml").read_text())["project"]["version"]
 HARDENED = ("--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges")
@@ -130,9 +132,9 @@ class Container:
         except TimeoutError as error:
             raise TimeoutError(f"{error}\n{json.dumps(self.health_log, indent=1)}\n{self.logs[-3000:]}") from error
 
-    def stop(self, *options: str) -> int:
-        """`docker stop`; gives the exit code."""
-        self.engine("stop", *options, self.name)
+    def stop(self) -> int:
+        """`docker stop` with the grace period that the docs name; gives the exit code."""
+        self.engine("stop", f"--time={HEALTH.stop_grace_period:g}", self.name)
         return int(self.state["ExitCode"])
 
 

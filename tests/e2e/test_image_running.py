@@ -130,8 +130,7 @@ def test_orphans_are_reaped(docker_engine: DockerEngine, made_images: Images, li
 
 
 def test_a_stop_under_load_loses_nothing(docker_engine: DockerEngine, made_images: Images, lite: Path) -> None:
-    """By the engine's own grace period, 10 s. Who comes when the port is closed finds nobody, and isn't lost: with two
-    replicas the other one answers."""
+    """Who comes when the port is closed finds nobody, and isn't lost: with two replicas the other one answers."""
     options = (*HARDENED, STATE, f"--volume={lite}:/models:ro")
     with running(docker_engine, made_images.litert, options=options) as container:
         container.wait_until_ready()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from windlass_server import command_line
+from windlass_server.hosting.launcher import Launcher, LauncherError
 from windlass_server.settings import Settings
 from windlass_testing.one_machine import BIN, free_port
 
@@ -168,3 +170,10 @@ def test_a_free_port_is_told(rig):
 
     wait_until("it says where", lambda: f'"metrics_url": "http://127.0.0.1:{port}"' in replica.process.tail())
     assert '"url": "http://127.0.0.1:0"' not in replica.process.tail()
+
+
+def test_without_a_temporary_directory_the_launcher_says_what_to_mount(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    launcher = Launcher(tmp_path / "file" / "scratch")
+    with pytest.raises(LauncherError, match=r"no temporary directory that can be written.*--tmpfs /tmp"):
+        asyncio.run(launcher.start())

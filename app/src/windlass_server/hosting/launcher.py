@@ -133,10 +133,16 @@ class Launcher:
         if self._process is not None:
             return
         if self._folder is None:
-            if self._scratch is not None:
-                self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Of this launcher alone, so that it can be removed as a whole.
-            self._folder = Path(tempfile.mkdtemp(prefix="windlass-", dir=self._scratch))
+            try:
+                if self._scratch is not None:
+                    self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+                # Of this launcher alone, so that it can be removed as a whole.
+                self._folder = Path(tempfile.mkdtemp(prefix="windlass-", dir=self._scratch))
+            except OSError as error:
+                raise LauncherError(
+                    f"there is no temporary directory that can be written, for the scratch of workers "
+                    f"({error.strerror}): in a container with a read-only root mount one, as by --tmpfs /tmp"
+                ) from error
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         reading, writing = os.pipe()
         environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
