@@ -1,24 +1,14 @@
-"""Puts the lab's fixtures at the disposal of the end-to-end tests, and the images that they are about."""
+"""The images that the end-to-end tests are about; the lab's fixtures come from the checkout's conftest.py."""
 
 import hashlib
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-from windlass_testing.pages import ROOT
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "lab"))
-
 from image_kit import Images, build_images
 from windlass_lab.testing.docker import DockerEngine
 
-
-def pytest_configure(config: pytest.Config) -> None:
-    """The plugin is a module of its own, which the lab's tests take too; a second time does nothing."""
-    config.pluginmanager.import_plugin("windlass_lab.fixtures")
+from windlass_testing.pages import ROOT
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +28,8 @@ def windlass_images(docker_engine: Any, load_image: Callable[[str], None]) -> st
 
 
 @pytest.fixture(scope="session")
-def made_images(docker_engine: DockerEngine) -> Images:
-    """All images of this tree in the engine, as `make images` builds them; gives their names."""
+def made_images(docker_engine: DockerEngine, official_image: Callable[[str], str]) -> Images:
+    """All images of this tree in the engine, as `make images` builds them, and those that Compose names beside them."""
+    for name in ("nginx", "postgres"):
+        official_image(name)
     return build_images(docker_engine)
