@@ -45,6 +45,8 @@ class Replica:
     ) -> None:
         self.name, self.server = name, server
         self._url, self._token, self._trusted = url, token, trusted
+        self._secure = False
+        """Whether it ever spoke TLS."""
         self.refusal = ""
         """The last answer that wasn't a success."""
         self.failures: dict[int, dict[str, Any]] = {}
@@ -83,6 +85,9 @@ class Replica:
             async with aiohttp.ClientSession(timeout=timeout) as self._http, asyncio.TaskGroup() as group:
                 group.create_task(self._often(self._poll, 0.02))
                 group.create_task(self._often(self._report, 0.1))
+        if self._secure:
+            # aiohttp closes TLS connections a moment after their session, and gives no sign of it.
+            await asyncio.sleep(0.3)
 
     async def _often(self, step: Callable[[], Any], pause: float) -> None:
         while True:
@@ -95,6 +100,7 @@ class Replica:
         if url is None:
             raise OSError("there is no operator")
         headers = {"Authorization": f"Bearer {self._token()}"}
+        self._secure = self._secure or url.startswith("https:")
         async with self._http.request(
             method,
             f"{url}/control/v1/servers/{self.server}/{path}",
