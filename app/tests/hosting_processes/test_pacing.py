@@ -100,6 +100,18 @@ def state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
+def test_a_load_that_needs_more_than_its_share_is_let_go_before_its_deadline(
+    run: Run, make_resident: Callable[..., Resident], tmp_path: Path
+) -> None:
+    for version in (1, 2):
+        affine(tmp_path, "m", version, 2, 0)
+    run(make_resident("m", 1).prepare())
+    # At this share it would take a minute.
+    second = make_resident("m", 2, settings=ResidentSettings(threads=2, preparing_cpus=0.005, load_deadline=24))
+    run(second.prepare())
+    assert second.state.value == "Prepared", second.failure
+
+
 def test_a_replica_that_was_made_nicer_than_a_load_is_still_loads(tmp_path: Path) -> None:
     affine(tmp_path, "m", 1, 2, 1)
     program = f"""

@@ -209,6 +209,10 @@ class HostedWorker:
         head, _ = await self.call({"op": "hello"})
         return int(head["memory"])
 
+    def let_go(self) -> None:
+        """It is held to no share of the processors any more."""
+        self._process.let_go()
+
     def set_free(self) -> None:
         """It serves from now on."""
         self._process.set_free()

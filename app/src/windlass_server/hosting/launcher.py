@@ -80,6 +80,11 @@ class WorkerProcess:
     """What it wrote to stdout and stderr."""
     _launcher: Launcher
 
+    def let_go(self) -> None:
+        """It may use as much of the processors as it needs from now on."""
+        if not self.exited.done():
+            self._launcher.let_go(self.id)
+
     def set_free(self) -> None:
         """It answers requests from now on, and may use as much of the processors as it needs."""
         self._launcher.set_free(self.id)
@@ -257,7 +262,11 @@ class Launcher:
         """A worker answers requests from now on."""
         if identity in self._births:
             self._serving.add(identity)
-            self._send_if_up({"op": "free", "id": identity})
+            self.let_go(identity)
+
+    def let_go(self, identity: int) -> None:
+        """A worker may use as much of the processors as it needs from now on."""
+        self._send_if_up({"op": "free", "id": identity})
 
     def kill(self, identity: int) -> None:
         """Ends a worker, also one that is about to be born."""

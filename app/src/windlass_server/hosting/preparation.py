@@ -115,6 +115,8 @@ class Preparation:
         self.worker = worker
         # One that could answer before is no candidate: the kernel has no reason to choose it first.
         undo = None if tested_before else kill_first(worker.pid)
+        # A large model isn't to miss its deadline for being held to its share.
+        going = asyncio.get_running_loop().call_later(self._settings.load_deadline / 2, worker.let_go)
         try:
             async with asyncio.timeout(self._settings.load_deadline):
                 await self._prove(worker, artifact.manifest, tested_before)
@@ -139,6 +141,7 @@ class Preparation:
             await worker.end(0)
             raise
         finally:
+            going.cancel()
             self.worker = None
             if undo is not None:
                 undo()
