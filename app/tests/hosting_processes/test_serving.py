@@ -91,10 +91,10 @@ def test_a_restart_that_breaks_for_whatever_reason_is_tried_again(
     resident = make_resident("m", settings=ResidentSettings(threads=2, restart_backoff=(0.05, 0.1)))
     attempt, faults = Preparation.run, [OSError(errno.ESTALE, "Stale file handle")]
 
-    async def breaks_once(self: Preparation, *, tested_before: bool = False) -> Any:
+    async def breaks_once(self: Preparation, **how: bool) -> Any:
         if faults:
             raise faults.pop()
-        return await attempt(self, tested_before=tested_before)
+        return await attempt(self, **how)
 
     async def main() -> None:
         await resident.prepare()
