@@ -91,7 +91,8 @@ def test_two_that_act_at_once_do_no_harm(stage, kind_cluster, tmp_path) -> None:
         one, two = stage.replica("r1"), stage.replica("r2")
         serving(stage, 1, one, two)
         stage.account, mine = other, stage.account
-        second = stage.operator("--namespace", stage.namespace.name)
+        # Without a CA of its own: two would take turns in the ConfigMap that replicas trust.
+        second = stage.operator("--namespace", stage.namespace.name, "--control-tls", "off")
         stage.account = mine
         wait_until(lambda: second.acting, stage.seen)
         two.follow(lambda: second.url)
@@ -198,7 +199,7 @@ def test_a_cut_off_operator_and_a_newer_version_meanwhile_end_as_without(stage) 
     stage.operator().await_said("operator.acting")
     replica = stage.replica()
     serving(stage, 1, replica)
-    replica.failures[2] = {"reason": "LoadFailed", "message": "no"}
+    replica.failures[2] = {"gate": "Load", "reason": "LoadFailed", "message": "no"}
     stage.apply("m-2", 2)
     stage.await_phase("m-2", "Quarantined")
     stage.operators[0].stop(signal.SIGKILL)

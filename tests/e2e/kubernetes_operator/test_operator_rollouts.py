@@ -45,7 +45,7 @@ def test_a_version_that_fails_is_quarantined_and_the_one_before_serves(stage) ->
     replica = stage.replica()
     stage.apply("m-1", 1)
     stage.await_committed(1)
-    replica.failures[2] = {"reason": "LoadFailed", "message": "no such operation"}
+    replica.failures[2] = {"gate": "Load", "reason": "LoadFailed", "message": "no such operation"}
     stage.apply("m-2", 2)
     stage.await_phase("m-2", "Quarantined")
     assert stage.condition("m-2", "Stalled")["reason"] == "LoadFailed"
