@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -129,18 +130,23 @@ class Deployment:
         until(f"all of {self.name} is healthy", healthy, timeout)
 
     def kill(self, container: str) -> float:
-        """SIGKILL for its first process, from outside: what an engine takes for a crash. Gives when it was done."""
+        """SIGKILL for its first process, from outside: what an engine takes for a crash.
+
+        Gives when the container had ended, by the monotonic clock: until then its processes are on their way out, and
+        the kernel still takes connections for them.
+        """
+        began = datetime.now(UTC)
         pid = self.engine.inspect(container)["State"]["Pid"]
         image = self.engine.inspect(self.container("operator"))["Image"]
-        privileged = (
-            "--privileged",
-            "--pid=host",
-            "--user=0",
-            "--network=none",
-            "--entrypoint=/opt/windlass/bin/python3",
-        )
+        privileged = ("--privileged", "--pid=host", "--user=0", "--network=none", f"--entrypoint={PYTHON}")
         self.engine("run", "--rm", *privileged, image, "-c", f"import os; os.kill({pid}, 9)")
-        return time.monotonic()
+
+        def finished() -> datetime:
+            return datetime.fromisoformat(self.engine.inspect(container)["State"]["FinishedAt"][:19] + "+00:00")
+
+        until("the container has ended", lambda: finished() >= began.replace(microsecond=0))
+        exact = self.engine.inspect(container)["State"]["FinishedAt"][:26].rstrip("Z")
+        return datetime.fromisoformat(f"{exact}+00:00").timestamp() - time.time() + time.monotonic()
 
     # --- ModelVersions ---
 
