@@ -21,6 +21,7 @@ from windlass_operator.directory_driver.replicas import ReplicaFiles
 from windlass_operator.directory_driver.store import FolderStore, StateStore
 from windlass_operator.directory_driver.telling import FolderPeople
 from windlass_operator.driving.durable import HoldLostError, StoreError
+from windlass_operator.driving.people import stalled
 from windlass_operator.driving.server_worker import ServerWorker, Tools
 from windlass_operator.driving.view import ServerView
 from windlass_operator.engine.interface import Event, Observation, Outcome
@@ -107,6 +108,19 @@ def test_a_plan_is_told_after_its_write_then_statuses_then_events(tmp_path: Path
         assert world.store.read("cats").state == ServerState(server="cats", plan=plan(1), record=record())
         assert world.shown == [(1, {"m-1": ModelVersionStatus()})], "subscribers knew it when the statuses came"
         assert "it serves" in world.events.path.read_text()
+
+    play(tmp_path, scenario)
+
+
+def test_what_stalls_is_told_as_an_event_once(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.decide = lambda _: Outcome(None, None, write=False, statuses={"m-1": ModelVersionStatus()})
+        await world.reconcile()
+        stall = stalled(ModelVersionStatus(), "FileMissing", "weights.bin is missing")
+        world.decide = lambda _: Outcome(None, None, write=False, statuses={"m-1": stall})
+        await world.reconcile()
+        await world.reconcile()
+        assert world.events.path.read_text().count("weights.bin is missing") == 1
 
     play(tmp_path, scenario)
 

@@ -59,3 +59,32 @@ def with_transition_times(status: ModelVersionStatus, before: Iterable[Condition
         time = old.last_transition_time if old is not None and same else text
         dated.append(condition.model_copy(update={"last_transition_time": time}))
     return status.model_copy(update={"conditions": dated})
+
+
+def newly_stalled(
+    before: Mapping[str, ModelVersionStatus] | None, now: Mapping[str, ModelVersionStatus], told: Iterable[Event]
+) -> list[Event]:
+    """What to say of ModelVersions that have stalled, or stall for another reason than before. Nothing where a warning
+    was `told` of the same ModelVersion anyway, nor at first (`before` is None): then the status alone says it.
+    """
+    if before is None:
+        return []
+    warned = {event.model_version for event in told if event.type == "Warning"}
+    events = []
+    for name, status in now.items():
+        stall = _stall(status)
+        old = _stall(before[name]) if name in before else None
+        if stall is not None and name not in warned and (old is None or old.reason != stall.reason):
+            events.append(Event(name, "Warning", stall.reason, stall.message))
+    return events
+
+
+def _stall(status: ModelVersionStatus) -> Condition | None:
+    return next(
+        (
+            each
+            for each in status.conditions
+            if each.type is ConditionType.STALLED and each.status is ConditionStatus.TRUE
+        ),
+        None,
+    )

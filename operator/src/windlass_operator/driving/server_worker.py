@@ -21,7 +21,7 @@ from windlass_operator.metrics import Metrics
 
 from .aside import Aside
 from .durable import DamagedStateError, DurableStore, HoldLostError, StoreConflictError, StoreError
-from .people import People
+from .people import People, newly_stalled
 from .view import ServerView
 
 CONFIRM_SECONDS = 1.0
@@ -63,6 +63,8 @@ class ServerWorker:
         self._plan: ServingPlan | None = None
         self._previous_pass: float | None = None
         self._remarks: tuple[str, ...] = ()
+        self._decided: Mapping[str, ModelVersionStatus] | None = None
+        """The statuses of the pass before; what has stalled since is an event."""
         self._aside = Aside(self.tell)
         # What people are to be told. A disk that hangs doesn't make it grow: events come with a durable write.
         self._statuses: Mapping[str, ModelVersionStatus] | None = None
@@ -200,11 +202,14 @@ class ServerWorker:
         """After the acknowledged write: subscribers at once, people by `tell`."""
         tools = self._tools
         tools.hub.offer_samples(self.key, view.samples)
+        stalls: list[Event] = []
         if outcome.gathering:
             tools.hub.withhold(self.key)
         else:
             tools.hub.publish(self.key, outcome.plan, outcome.renewed)
             self._statuses = outcome.statuses  # until then there are none
+            stalls = newly_stalled(self._decided, outcome.statuses, outcome.events)
+            self._decided = outcome.statuses
         if outcome.plan is not None:
             tools.metrics.epoch.labels(self.key).set(outcome.plan.epoch)
         tools.metrics.frozen.labels(self.key).set(bool(view.frozen))
@@ -215,7 +220,7 @@ class ServerWorker:
         )
         self._remarks = outcome.remarks
         at = datetime.now(UTC)
-        for event in (*outcome.events, *remarks):
+        for event in (*outcome.events, *stalls, *remarks):
             say = self._log.warning if event.type == "Warning" else self._log.info
             say("rollout.event", model_version=event.model_version, reason=event.reason, message=event.message)
             self._events.append((at, event))
