@@ -22,7 +22,7 @@ def test_the_operator_killed_in_mid_rollout_goes_on_where_it_was(fresh_rig: Any)
         rig.machine.wait_for_phase(rig.name(2), "Preparing")
         rig.machine.operator.stop(signal.SIGKILL)
         rig.machine.operator.start()
-        rig.machine.wait_for_phase(rig.name(2), "Serving")
+        rig.machine.wait_until_ready(rig.name(2))
     assert load.lost == []
     assert load.steps_back() == []
     assert rig.answer() == 3.0

@@ -245,6 +245,18 @@ class OneMachine:
         )
         return self.status(name)
 
+    def wait_until_ready(self, name: str, timeout: float = 90) -> dict[str, Any]:
+        """Waits for the condition Ready: committed, and every replica said that it answers by it."""
+        wait_until(
+            f"{name} is Ready",
+            lambda: any(
+                each["type"] == "Ready" and each["status"] == "True" for each in self.status(name).get("conditions", ())
+            ),
+            timeout,
+            lambda: f"{self.status(name)}\n--- operator\n{self.operator.tail()}",
+        )
+        return self.status(name)
+
     def events(self) -> list[dict[str, Any]]:
         """All Events that the driver wrote."""
         path = self.state / "events.jsonl"
