@@ -17,7 +17,11 @@ from windlass_server.errors import Code, ServingError
 SMALL_BYTES = 64 * 1024
 """Up to here a body doesn't count."""
 VALUE_BYTES = 32
-"""What a value of JSON takes once it is a Python object, besides its text."""
+"""What a value of JSON takes once it is a Python object, besides its text: a float and the reference to it."""
+LIST_BYTES = 88
+"""What a list takes besides its values: with a row for each number that is most of all."""
+OBJECT_BYTES = 240
+"""What an object takes besides its values."""
 DEFAULT_BYTES = 256 * 1024 * 1024
 _RECENT_SECONDS = 2.0
 """How long ago a byte arrived, for its weight in a body's speed to be a third."""
@@ -114,8 +118,10 @@ class Body:
     def complete(self, content: bytes) -> None:
         """Takes room for what becomes of it: JSON has a comma for each value. Raises `ServingError`."""
         if self._held:
+            more = VALUE_BYTES * content.count(b",") + LIST_BYTES * content.count(b"[")
+            more += OBJECT_BYTES * content.count(b"{")
             # One that takes all there is can be worked on alone.
-            more = min(VALUE_BYTES * content.count(b","), self._all.most - self._held)
+            more = min(more, self._all.most - self._held)
             self._all.take_more(more)
             self._held += more
 
