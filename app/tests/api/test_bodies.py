@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from windlass_server.api import bodies as bodies_module
-from windlass_server.api.bodies import SMALL_BYTES, VALUE_BYTES, Bodies
+from windlass_server.api.bodies import LIST_BYTES, OBJECT_BYTES, SMALL_BYTES, VALUE_BYTES, Bodies
 from windlass_server.api.exchange import Request
 from windlass_server.api.limits import Limits
 from windlass_server.errors import ServingError
@@ -126,6 +126,19 @@ def test_a_body_that_is_complete_keeps_its_room_until_it_is_answered(clock):
         assert await first.answered() == (200, 3 * MIB)
         await third.send(bytes(2 * MIB), more=False)
         assert await third.answered() == (200, 2 * MIB)
+
+    play(scenario)
+
+
+def test_json_takes_room_for_its_lists_and_objects(clock):
+    async def scenario():
+        bodies = Bodies(64 * MIB)
+        text = b'{"instances":[' + b"[1]," * SMALL_BYTES + b"[1]]}"
+        sender = Sender(bodies)
+        await sender.send(text, more=False)
+        await sender.read.wait()
+        rows = SMALL_BYTES + 1
+        assert bodies.held == len(text) + VALUE_BYTES * (rows - 1) + LIST_BYTES * (rows + 1) + OBJECT_BYTES
 
     play(scenario)
 

@@ -263,7 +263,7 @@ def test_many_large_documents_at_once_share_one_bound(front):
     """JSON of a million numbers, which takes ten times its size when it is read."""
     body = b'{"instances":[' + b"[1.5]," * 10**6 + b"[1.5]]}"
 
-    with front.bounded("40 documents of a million numbers at once", 700):
+    with front.bounded("40 documents of a million numbers at once", 400, delay_ms=3000):
         statuses = Counter(each.status_code for each in front.posts(40, PREDICT, body))
     assert set(statuses) <= {200, 429, 0}, statuses  # 0: cut off while it sent, before it read the answer
     assert statuses[200] > 0
