@@ -3,6 +3,7 @@ ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE}
 WORKDIR /app
 COPY . .
-RUN python3 -m pip install --no-deps --require-hashes -r docker/requirements/server.lock \
+# The lock is for the Pythons that uv takes a package for: uv looks at no upper bound of Requires-Python, pip does.
+RUN python3 -m pip install --no-deps --ignore-requires-python --require-hashes -r docker/requirements/server.lock \
  && python3 -m pip install --no-deps ./contract ./app ./cli
 ENTRYPOINT ["windlass-server"]
