@@ -95,6 +95,7 @@ def test_the_api_server_takes_everything_and_pod_security_restricted_warns_of_no
         assert "Warning" not in done.stderr, f"{what}: {done.stderr}"
 
 
+@pytest.mark.unproven
 def test_kube_score_has_nothing_to_say_but_for_what_has_a_reason(
     lab_command: Callable[[str], Path], rendered: list[Document]
 ) -> None:

@@ -23,7 +23,7 @@ from windlass_testing.evidence import measured
 from windlass_testing.load import Load, Request
 from windlass_testing.models import affine_tflite, spec, write_manifest
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.unproven, pytest.mark.timeout(600)]
 
 REPLICAS = 5
 ROLLOUTS = 10

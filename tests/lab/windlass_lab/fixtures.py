@@ -216,7 +216,11 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
     """Counts the lab's tests that the run was told to leave out."""
     for item in items:
         if item.get_closest_marker("lab"):
-            target = "make soak-lab" if item.get_closest_marker("soak") else "make e2e"
+            target = "make e2e"
+            if item.get_closest_marker("soak"):
+                target = "make soak-lab"
+            elif item.get_closest_marker("unproven"):
+                target = "make e2e-unproven"
             counts = item.config.stash.setdefault(DESELECTED, {})
             counts[target] = counts.get(target, 0) + 1
 
