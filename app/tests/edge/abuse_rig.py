@@ -45,9 +45,9 @@ class Front:
         return host, int(port)
 
     @contextmanager
-    def bounded(self, what: str, mib: float, delay_ms: float = NOISE_MS):
+    def bounded(self, what: str, mib: float):
         """What happens inside costs the front process at most so much memory, and slows nobody else by more than
-        noise, or the delay that docs/security.md admits: the same load is measured just before and just after."""
+        noise: the same load is measured just before and just after."""
         before = self.usual()
         had = rss(self.pid)
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")  # the peak counts from now
@@ -68,7 +68,7 @@ class Front:
         assert (load.lost, load.wrong) == ([], [])
         assert peak < mib
         usually = max(shown[0][0], shown[0][2])
-        assert shown[0][1] < 3 * usually + delay_ms, shown
+        assert shown[0][1] < 3 * usually + NOISE_MS, shown
 
     def load(self) -> Load:
         """Of the others."""

@@ -254,16 +254,18 @@ def test_many_large_bodies_at_once_share_one_bound(front):
     assert 1 <= answers.count(None) <= 16
 
 
+@pytest.mark.unproven
 def test_small_bodies_are_bounded_by_the_number_of_connections(front):
-    with front.bounded("2,000 bodies of 60 KiB at once that never end", 300):  # 150 KiB each, as docs/security.md says
+    with front.bounded("2,000 bodies of 60 KiB at once that never end", 250):
         upload(front, 2000, 60 * 1024)
 
 
+@pytest.mark.unproven
 def test_many_large_documents_at_once_share_one_bound(front):
     """JSON of a million numbers, which takes ten times its size when it is read."""
     body = b'{"instances":[' + b"[1.5]," * 10**6 + b"[1.5]]}"
 
-    with front.bounded("40 documents of a million numbers at once", 400, delay_ms=3000):
+    with front.bounded("40 documents of a million numbers at once", 400):
         statuses = Counter(each.status_code for each in front.posts(40, PREDICT, body))
     assert set(statuses) <= {200, 429, 0}, statuses  # 0: cut off while it sent, before it read the answer
     assert statuses[200] > 0

@@ -129,6 +129,7 @@ def refused(answer):
     return status, json.loads(body)["error"]
 
 
+@pytest.mark.unproven
 @run
 async def test_a_head_that_trickles_is_cut_off():
     async with port() as at:
@@ -137,7 +138,7 @@ async def test_a_head_that_trickles_is_cut_off():
         async def trickle():
             for _ in range(200):
                 writer.write(b"a: b\r\n")
-                await asyncio.sleep(0.3)  # who sends after the end is reset, and may lose the answer
+                await asyncio.sleep(0.05)
 
         trickling = asyncio.create_task(trickle())
         assert refused(await reader.read()) == (408, "the request's headers didn't arrive within 1 s")

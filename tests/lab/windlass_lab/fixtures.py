@@ -223,6 +223,9 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
                 target = "make e2e-unproven"
             counts = item.config.stash.setdefault(DESELECTED, {})
             counts[target] = counts.get(target, 0) + 1
+        elif item.get_closest_marker("unproven"):
+            counts = item.config.stash.setdefault(DESELECTED, {})
+            counts["make test-unproven"] = counts.get("make test-unproven", 0) + 1
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -249,6 +252,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for target, count in config.stash.get(DESELECTED, {}).items():
         reasons[f"they run with `{target}`"] = count
     if reasons:
-        terminalreporter.section("LEFT OUT: tests that need the engine and the cluster", red=True, bold=True)
+        terminalreporter.section(
+            "LEFT OUT: tests that need the engine and the cluster, or are unproven", red=True, bold=True
+        )
         for told, count in reasons.items():
             terminalreporter.line(f"{count} {'test' if count == 1 else 'tests'} NOT run: {told}", red=True)
