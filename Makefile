@@ -42,7 +42,11 @@ test: .venv/installed  ## everything that needs no engine and no cluster (at mos
 
 .PHONY: test-hardening
 test-hardening: .venv/installed  ## abuse, hostile models, outages of the database: what `make test` has no time for
-	@$(BIN)/python -m pytest -m "hardening and not soak and not unproven" -n 3 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -m "hardening and not soak and not unproven and not alone" -n 3 --dist loadgroup $(ARGS)
+
+.PHONY: test-alone
+test-alone: .venv/installed  ## what measures time, one test after the other: the machine must do nothing else
+	@$(BIN)/python -m pytest -m "alone and not lab and not soak and not unproven" $(ARGS)
 
 .PHONY: test-unproven
 test-unproven: .venv/installed  ## tests that need no lab, of what is not known to hold yet

@@ -1,7 +1,7 @@
 """A version that loads beside one that serves: how much slower requests get meanwhile, and what memory is left of it.
 
-Figures of a machine that does other things besides say little: the bounds of the short form are wide, those of the
-long one are what is promised.
+A machine that does other things besides has nothing left to load with, so these run alone. The bounds of the short form
+are wide, those of the long one are what is promised.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WIDE = 10.0
 """What noise doesn't reach in the median of a few swaps; a load that stops what serves does."""
 MIB = 2**20
 
-pytestmark = pytest.mark.hardening
+pytestmark = [pytest.mark.hardening, pytest.mark.alone]
 
 
 def told(swaps: Sequence[Swap], rate: float) -> str:

@@ -52,6 +52,17 @@ class Lab:
 
     # --- up --------------------------------------------------------------------------------------------------
 
+    def build_tools(self) -> None:
+        """Builds the commands of a `built` lab and starts nothing: it may be done while another lab stands."""
+        if self.state.mode == "system":
+            raise LabError("the lab stands as system, which builds no commands; run `make lab-down` first")
+        say(f"lab: the commands of a built one; folder {self.home.path}")
+        os.environ.update(self.home.environment("built"))
+        self._announce_installs()
+        self.home.make()
+        took = take(self._tool_steps(), self.home, self.state)
+        say(f"the commands are built ({duration(took)}); `make lab` starts what they are for")
+
     def up(self, workers: int | None, extras: list[str], *, dry: bool) -> None:
         """Brings everything up, and these extras; `dry` only says what it would do."""
         choice = choose(self.home, self.versions, self.state)
@@ -87,17 +98,21 @@ class Lab:
             pulled = images.pull([self.versions.python, self.versions.node], self.environment(), self.home)
             return [*pulled, self.cluster().step(workers)]
         engine.own(self.home)  # somebody else's engine at the socket is found before anything is built
+        return [
+            *self._tool_steps(),
+            engine.step(self.home, self.state),
+            *images.steps(self.home, self.versions),
+            NodeImage(self.home, self.versions, tools.Go(self.home, self.versions)).step(),
+            self.cluster().step(workers),
+        ]
+
+    def _tool_steps(self) -> list[Step]:
+        """What of a built lab needs no engine."""
         go = tools.Go(self.home, self.versions)
-        node = NodeImage(self.home, self.versions, go)
-        families = tools.families(self.versions)
         return [
             packages.step(self.home, go.command() is not None),
             Step("Go", lambda: go.command() is not None, go.fetch),
-            *(tools.step(family, self.home, go) for family in families),
-            engine.step(self.home, self.state),
-            *images.steps(self.home, self.versions),
-            node.step(),
-            self.cluster().step(workers),
+            *(tools.step(family, self.home, go) for family in tools.families(self.versions)),
         ]
 
     def _announce(self, choice: Choice, workers: int | None, *, new: bool) -> None:
@@ -107,6 +122,17 @@ class Lab:
             if new:
                 say(f"  will pull {self.versions.python} and {self.versions.node} and create a kind cluster")
             return
+        self._announce_installs()
+        if engine.daemon(self.home) is None:
+            say(
+                f"  will start a Docker Engine at {SOCKET} with its data in {self.home.engine_data}; "
+                "its networks and firewall rules are Docker's usual ones"
+            )
+        if not self.state.nodes:
+            say(f"  will create a kind cluster with {DEFAULT_WORKERS if workers is None else workers} workers")
+
+    def _announce_installs(self) -> None:
+        """The Debian packages and commands that a built lab lacks yet."""
         go = tools.Go(self.home, self.versions)
         lacking = packages.missing(go.command() is not None)
         if lacking:
@@ -117,13 +143,6 @@ class Lab:
         if to_build:
             say(f"  will build from Go modules into {self.home.path}: {', '.join(to_build)}")
             say("  (about 20 minutes on two cores the first time; some 15 GB in all with Go's caches)")
-        if engine.daemon(self.home) is None:
-            say(
-                f"  will start a Docker Engine at {SOCKET} with its data in {self.home.engine_data}; "
-                "its networks and firewall rules are Docker's usual ones"
-            )
-        if not self.state.nodes:
-            say(f"  will create a kind cluster with {DEFAULT_WORKERS if workers is None else workers} workers")
 
     # --- down, status ----------------------------------------------------------------------------------------
 
@@ -220,6 +239,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="also what only some tests need: all, or names (default: none; the tests make it when they need it)",
     )
     up.add_argument("--dry-run", action="store_true", help="only say what it would do")
+    commands.add_parser("tools", help="only build the commands of a built lab; starts nothing")
     commands.add_parser("down", help="delete the cluster, stop the lab's engine; what was built stays")
     commands.add_parser("status", help="what stands; exit code 0 when all does")
     commands.add_parser("versions", help="the versions, and what is behind")
@@ -247,6 +267,9 @@ def _carry_out(parsed: argparse.Namespace) -> int:
             with alone(lab.home):
                 wanted = names(lab.versions) if parsed.extras == ["all"] else parsed.extras
                 Lab().up(parsed.workers, wanted, dry=parsed.dry_run)
+        case "tools":
+            with alone(lab.home):
+                Lab().build_tools()
         case "down":
             with alone(lab.home):
                 Lab().down()
