@@ -1,11 +1,13 @@
 # check=error=true
-# The operator's image, for both drivers. Built by `make images`; docs/image.md says how it is run.
+# The operator's image, for both drivers. Built by `make images`; docs/image.md says how it is run. Stages that aren't
+# shipped stay root (DL3002).
 #
 # BASE can name a digest, or Alpine: --build-arg BASE=python:3.11-alpine
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS init
 ARG TINI_VERSION=0.19.0
+# hadolint ignore=DL3002
 USER 0:0
 RUN --mount=type=tmpfs,target=/var/cache/apt \
     --mount=type=tmpfs,target=/var/lib/apt/lists \
@@ -14,6 +16,7 @@ RUN --mount=type=tmpfs,target=/var/cache/apt \
  && cp -p "$(command -v tini-static)" /tini
 
 FROM ${BASE} AS builder
+# hadolint ignore=DL3002
 USER 0:0
 COPY requirements-uv.lock /
 RUN --mount=type=cache,id=windlass-pip,target=/root/.cache/pip \

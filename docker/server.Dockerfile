@@ -2,7 +2,8 @@
 # The replica's image. Targets: server (TensorFlow and LiteRT), litert (LiteRT alone), debug (server with a shell to
 # work in). Built by `make images`; docs/image.md says how it is run and why each line is there.
 #
-# What builders take of the checkout they COPY, and don't mount: Skaffold knows by COPY which files an image is made of.
+# Stages that aren't shipped, and debug, stay root (DL3002). What builders take of the checkout they COPY, and don't mount:
+# Skaffold knows by COPY which files an image is made of.
 #
 # BASE can name a digest: --build-arg BASE=python:3.11-slim-bookworm@sha256:…
 ARG BASE=python:3.11-slim-bookworm
@@ -10,6 +11,7 @@ ARG BASE=python:3.11-slim-bookworm
 # --- what the final stages take from Debian: an init that reaps, as one static file --------------------------------
 FROM ${BASE} AS init
 ARG TINI_VERSION=0.19.0
+# hadolint ignore=DL3002
 USER 0:0
 RUN --mount=type=tmpfs,target=/var/cache/apt \
     --mount=type=tmpfs,target=/var/lib/apt/lists \
@@ -18,6 +20,7 @@ RUN --mount=type=tmpfs,target=/var/cache/apt \
 # --- the tools that build, and stay behind -------------------------------------------------------------------------
 FROM ${BASE} AS builder
 ARG BINUTILS_VERSION=2.40
+# hadolint ignore=DL3002
 USER 0:0
 RUN --mount=type=tmpfs,target=/var/cache/apt \
     --mount=type=tmpfs,target=/var/lib/apt/lists \
@@ -119,6 +122,7 @@ COPY --from=application /opt/windlass /opt/windlass
 
 # For people: a shell, the tools of a builder, and a root that can be written. Never deployed.
 FROM tensorflow AS debug
+# hadolint ignore=DL3002
 USER 0:0
 RUN --mount=type=tmpfs,target=/var/cache/apt \
     --mount=type=tmpfs,target=/var/lib/apt/lists \

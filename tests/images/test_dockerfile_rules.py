@@ -1,4 +1,4 @@
-"""The Dockerfiles keep the rules that hadolint would check, and agree with the contract."""
+"""The Dockerfiles keep rules of ours beside hadolint's, which `make lint` checks, and agree with the contract."""
 
 from __future__ import annotations
 
