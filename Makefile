@@ -65,11 +65,12 @@ soak: .venv/installed  ## the long runs: repetitions, a kill at every write, mor
 # --- habits ------------------------------------------------------------------------------------------------
 
 .PHONY: lint
-lint: .venv/installed  ## style, types, and which part may import which
+lint: .venv/installed  ## style, types, which part may import which, Dockerfiles
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/hadolint docker/*.Dockerfile
 	@$(BIN)/python -m windlass_contract.schemas --repository . --check
 	@$(BIN)/python charts/generate.py --check
 

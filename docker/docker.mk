@@ -32,8 +32,8 @@ push-images:  ## build and push to REGISTRY= with provenance and SBOM, files' ti
 	  --output type=image,name=$(REGISTRY)/$(call image_name,$(image)),push=true,rewrite-timestamp=true,unpack=false . &&) true
 
 # What TensorFlow's package asks for and serving and packing never import: libclang (64 MB) is for its builds, setuptools
-# for building extensions, grpcio for TensorFlow's remote debugger. The model suite passes in the image without them.
-LEFT_OUT := libclang setuptools grpcio
+# and wheel for building extensions, grpcio for TensorFlow's remote debugger. The model suite passes in the image without them.
+LEFT_OUT := libclang setuptools wheel grpcio
 
 .PHONY: image-locks
 image-locks: $(UV)

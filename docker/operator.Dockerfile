@@ -1,11 +1,13 @@
 # check=error=true
-# The operator's image, for both drivers. Built by `make images`; docs/image.md says how it is run.
+# The operator's image, for both drivers. Built by `make images`; docs/image.md says how it is run. Stages that aren't
+# shipped stay root (DL3002).
 #
 # BASE can name a digest, or Alpine: --build-arg BASE=python:3.11-alpine
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS init
 ARG TINI_VERSION=0.19.0
+# hadolint ignore=DL3002
 USER 0:0
 RUN --mount=type=tmpfs,target=/var/cache/apt \
     --mount=type=tmpfs,target=/var/lib/apt/lists \
@@ -14,9 +16,10 @@ RUN --mount=type=tmpfs,target=/var/cache/apt \
  && cp -p "$(command -v tini-static)" /tini
 
 FROM ${BASE} AS builder
+# hadolint ignore=DL3002
 USER 0:0
+COPY requirements-uv.lock /
 RUN --mount=type=cache,id=windlass-pip,target=/root/.cache/pip \
-    --mount=type=bind,source=requirements-uv.lock,target=/requirements-uv.lock \
     ["python3", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--root-user-action=ignore", \
      "--require-hashes", "--target=/opt/uv", "--requirement=/requirements-uv.lock"]
 ENV PATH=/opt/uv/bin:/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin \
@@ -29,18 +32,18 @@ ENV PATH=/opt/uv/bin:/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bi
 RUN ["uv", "venv", "--quiet", "--python=/usr/local/bin/python3", "/opt/windlass"]
 
 FROM builder AS packages
+COPY docker/build /build
+COPY docker/requirements/operator.lock /
 RUN --mount=type=cache,id=windlass-uv,target=/uv-cache \
-    --mount=type=bind,source=docker/build,target=/build \
-    --mount=type=bind,source=docker/requirements/operator.lock,target=/operator.lock \
     uv pip sync --quiet --require-hashes /operator.lock \
  && python3 /build/finish.py /opt/windlass \
       --remove /build/removed.txt --compile /build/compiled.txt
 
 FROM builder AS application
+COPY docker/build /build
+COPY contract /source/contract
+COPY operator /source/operator
 RUN --mount=type=cache,id=windlass-uv,target=/uv-cache \
-    --mount=type=bind,source=contract,target=/source/contract \
-    --mount=type=bind,source=operator,target=/source/operator \
-    --mount=type=bind,source=docker/build,target=/build \
     uv build --quiet --wheel --out-dir=/wheels /source/contract \
  && uv build --quiet --wheel --out-dir=/wheels /source/operator \
  && uv pip install --quiet --no-cache --no-deps --no-index --find-links=/wheels windlass-contract windlass-operator \

@@ -2,12 +2,16 @@
 # The replica's image. Targets: server (TensorFlow and LiteRT), litert (LiteRT alone), debug (server with a shell to
 # work in). Built by `make images`; docs/image.md says how it is run and why each line is there.
 #
+# Stages that aren't shipped, and debug, stay root (DL3002). What builders take of the checkout they COPY, and don't mount:
+# Skaffold knows by COPY which files an image is made of.
+#
 # BASE can name a digest: --build-arg BASE=python:3.11-slim-bookworm@sha256:…
 ARG BASE=python:3.11-slim-bookworm
 
 # --- what the final stages take from Debian: an init that reaps, as one static file --------------------------------
 FROM ${BASE} AS init
 ARG TINI_VERSION=0.19.0
+# hadolint ignore=DL3002
 USER 0:0
 RUN --mount=type=tmpfs,target=/var/cache/apt \
     --mount=type=tmpfs,target=/var/lib/apt/lists \
@@ -16,12 +20,13 @@ RUN --mount=type=tmpfs,target=/var/cache/apt \
 # --- the tools that build, and stay behind -------------------------------------------------------------------------
 FROM ${BASE} AS builder
 ARG BINUTILS_VERSION=2.40
+# hadolint ignore=DL3002
 USER 0:0
 RUN --mount=type=tmpfs,target=/var/cache/apt \
     --mount=type=tmpfs,target=/var/lib/apt/lists \
     apt-get update -q && apt-get install -q -y --no-install-recommends "binutils=${BINUTILS_VERSION}-*"
+COPY requirements-uv.lock /
 RUN --mount=type=cache,id=windlass-pip,target=/root/.cache/pip \
-    --mount=type=bind,source=requirements-uv.lock,target=/requirements-uv.lock \
     ["python3", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--root-user-action=ignore", \
      "--require-hashes", "--target=/opt/uv", "--requirement=/requirements-uv.lock"]
 ENV PATH=/opt/uv/bin:/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin \
@@ -35,28 +40,28 @@ RUN ["uv", "venv", "--quiet", "--python=/usr/local/bin/python3", "/opt/windlass"
 
 # --- what we depend on: big, and made anew only when the lock changes ----------------------------------------------
 FROM builder AS tensorflow-packages
+COPY docker/build /build
+COPY docker/requirements/server.lock /
 RUN --mount=type=cache,id=windlass-uv,target=/uv-cache \
-    --mount=type=bind,source=docker/build,target=/build \
-    --mount=type=bind,source=docker/requirements/server.lock,target=/server.lock \
     uv pip sync --quiet --require-hashes /server.lock \
  && python3 /build/finish.py /opt/windlass \
       --remove /build/removed.txt --compile /build/compiled.txt --strip tensorflow ai_edge_litert
 
 FROM builder AS litert-packages
+COPY docker/build /build
+COPY docker/requirements/litert.lock /
 RUN --mount=type=cache,id=windlass-uv,target=/uv-cache \
-    --mount=type=bind,source=docker/build,target=/build \
-    --mount=type=bind,source=docker/requirements/litert.lock,target=/litert.lock \
     uv pip sync --quiet --require-hashes /litert.lock \
  && python3 /build/finish.py /opt/windlass \
       --remove /build/removed.txt --compile /build/compiled.txt --strip ai_edge_litert
 
 # --- our own packages: small, and made anew with each edited line --------------------------------------------------
 FROM builder AS application
+COPY docker/build /build
+COPY contract /source/contract
+COPY app /source/app
+COPY cli /source/cli
 RUN --mount=type=cache,id=windlass-uv,target=/uv-cache \
-    --mount=type=bind,source=contract,target=/source/contract \
-    --mount=type=bind,source=app,target=/source/app \
-    --mount=type=bind,source=cli,target=/source/cli \
-    --mount=type=bind,source=docker/build,target=/build \
     uv build --quiet --wheel --out-dir=/wheels /source/contract \
  && uv build --quiet --wheel --out-dir=/wheels /source/app \
  && uv build --quiet --wheel --out-dir=/wheels /source/cli \
@@ -117,6 +122,7 @@ COPY --from=application /opt/windlass /opt/windlass
 
 # For people: a shell, the tools of a builder, and a root that can be written. Never deployed.
 FROM tensorflow AS debug
+# hadolint ignore=DL3002
 USER 0:0
 RUN --mount=type=tmpfs,target=/var/cache/apt \
     --mount=type=tmpfs,target=/var/lib/apt/lists \

@@ -18,8 +18,8 @@ pytestmark = pytest.mark.default_ports
 README = ROOT / "README.md"
 BY_THEMSELVES = {"make demo", "make test"}
 """`make demo` is run by the fixture, left running at the end; `make test` runs this."""
-NEED_AN_ENGINE = ("Three replicas with Docker Compose",)
-"""Sections whose commands `make soak` runs."""
+NEED_AN_ENGINE = ("One container", "Three replicas with Docker Compose")
+"""Sections whose commands `make e2e` and `make soak` run."""
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from charts_rig import ChartRenderer, Document
+from charts_rig import CHARTS, ChartRenderer, Document
 from windlass_lab.testing.kubernetes import KindCluster, Namespace
 from windlass_lab.testing.schemas import LOCATION, write_schemas
 from windlass_lab.testing.standing import StandingLab
@@ -23,27 +23,37 @@ EXCEPTIONS = {
     "container-ephemeral-storage-request-and-limit": "what Pods write is bounded by the emptyDirs' sizes",
     "pod-networkpolicy": "both charts have one; kube-score can't see that a test's Pod needs none",
     "deployment-has-host-podantiaffinity": "topologySpreadConstraints spread them, and don't keep a Pod from starting",
-    "deployment-replicas": "one operator is enough: servers serve on without any",
-    "deployment-has-poddisruptionbudget": "an operator that stands by is never healthy: a drain would wait for ever",
-    "statefulset-has-servicename": "there is none",
     "container-security-context-user-group-id": "the ids are the Pod's",
     "probes-identical": "liveness and startup ask the same: does the process stand and turn",
 }
 """Checks of kube-score that we don't follow, and why."""
-
-
-def _documents(render: ChartRenderer) -> list[Document]:
-    return [
-        *render("windlass-operator").documents,
-        *render("windlass-server").documents,
-        *render("windlass-server", file="everything-values.yaml").documents,
-    ]
+OF_THE_OPERATOR = {
+    "deployment-replicas": "one operator is enough: servers serve on without any",
+    "deployment-has-poddisruptionbudget": "an operator that stands by is never healthy: a drain would wait for ever",
+    "deployment-strategy": "a new one is ready when the old one gave up its Lease: a rolling update would never end",
+}
+"""The same, of the operator alone."""
 
 
 @pytest.fixture
-def rendered(standing_lab: StandingLab) -> list[Document]:
+def render(standing_lab: StandingLab) -> ChartRenderer:
+    """Renders charts."""
+    return ChartRenderer(standing_lab.helms()[3], standing_lab.environment)
+
+
+@pytest.fixture
+def rendered(render: ChartRenderer) -> list[Document]:
     """Both charts, with their tests."""
-    return _documents(ChartRenderer(standing_lab.helms()[3], standing_lab.environment))
+    return [document for chart, file in RENDERED for document in render(chart, file=file).documents]
+
+
+RENDERED = (
+    ("windlass-operator", ""),
+    ("windlass-operator", "everything-values.yaml"),
+    ("windlass-server", ""),
+    ("windlass-server", "everything-values.yaml"),
+)
+"""Chart, and a file of its `ci/`."""
 
 
 def _manifests() -> list[Document]:
@@ -95,14 +105,20 @@ def test_the_api_server_takes_everything_and_pod_security_restricted_warns_of_no
         assert "Warning" not in done.stderr, f"{what}: {done.stderr}"
 
 
-@pytest.mark.unproven
+@pytest.mark.parametrize(
+    ("chart", "file"), RENDERED, ids=["-".join(pair).removesuffix("-values.yaml").strip("-") for pair in RENDERED]
+)
 def test_kube_score_has_nothing_to_say_but_for_what_has_a_reason(
-    lab_command: Callable[[str], Path], rendered: list[Document]
+    lab_command: Callable[[str], Path], render: ChartRenderer, chart: str, file: str
 ) -> None:
-    ignored = [f"--ignore-test={check}" for check in EXCEPTIONS]
+    exceptions = [*EXCEPTIONS, *(OF_THE_OPERATOR if chart == "windlass-operator" else ())]
     done = subprocess.run(
-        [lab_command("kube-score"), "score", "--output-format=ci", *ignored, "-"],
-        input=yaml.safe_dump_all(rendered),
+        [
+            *(lab_command("kube-score"), "score", "--output-format=ci", "--kubernetes-version=v1.35"),
+            *(f"--ignore-test={check}" for check in exceptions),
+            "-",
+        ],
+        input=yaml.safe_dump_all(render(chart, file=file).documents),
         capture_output=True,
         text=True,
         timeout=60,
@@ -110,3 +126,11 @@ def test_kube_score_has_nothing_to_say_but_for_what_has_a_reason(
     said = [line for line in done.stdout.splitlines() if line.startswith(("[CRITICAL]", "[WARNING]"))]
     assert said == []
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("chart", sorted(path.parent.name for path in CHARTS.glob("*/Chart.yaml")))
+def test_helm_unittest_passes_each_charts_suites(lab_command: Callable[[str], Path], chart: str) -> None:
+    done = subprocess.run(
+        [lab_command("helm-unittest"), "--strict", CHARTS / chart], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr

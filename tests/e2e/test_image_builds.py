@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from image_kit import ROOT, VERSION, Images
+from windlass_lab.errors import CommandError
 from windlass_lab.testing.docker import DockerEngine
 from windlass_lab.testing.registry import Registry
 
@@ -125,17 +127,23 @@ def test_an_edited_line_is_in_an_image_soon(docker_engine: DockerEngine, made_im
     assert min(seconds) <= 10
 
 
-def test_the_base_can_be_named_by_digest(docker_engine: DockerEngine, made_images: Images) -> None:
-    digest = docker_engine.inspect("python:3.11-slim-bookworm")["Id"]
-    base = f"python:3.11-slim-bookworm@{digest}"
+def test_the_base_can_be_named_by_digest(docker_engine: DockerEngine, made_images: Images, registry: Registry) -> None:
+    """From a registry, which is asked for that digest whatever its tag has become."""
+    tagged = f"{registry.address}/python:3.11-slim-bookworm"
+    docker_engine("tag", "python:3.11-slim-bookworm", tagged)
     image = f"windlass-operator:pinned-{secrets.token_hex(4)}"
-    docker_engine.build(
-        image, ROOT, f"--file={ROOT}/docker/operator.Dockerfile", f"--build-arg=BASE={base}", timeout=300
-    )
     try:
+        pushed = re.search(r"digest: (sha256:[0-9a-f]{64})", docker_engine("push", tagged))
+        assert pushed
+        base = f"{tagged}@{pushed[1]}"
+        options = (f"--file={ROOT}/docker/operator.Dockerfile", f"--build-arg=BASE={base}")
+        docker_engine.build(image, ROOT, *options, timeout=300)
         assert docker_engine.inspect(image)["Config"]["Labels"]["org.opencontainers.image.base.name"] == base
+        never_pushed = f"{tagged}@sha256:{'0' * 64}"
+        with pytest.raises(CommandError, match="not found"):
+            docker_engine.build(image, ROOT, options[0], f"--build-arg=BASE={never_pushed}", timeout=300)
     finally:
-        docker_engine("image", "rm", "--force", image)
+        docker_engine("image", "rm", "--force", image, tagged)
 
 
 def test_what_is_pushed_tells_how_it_was_built_and_what_is_in_it(

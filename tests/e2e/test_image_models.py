@@ -48,7 +48,7 @@ def tools() -> Iterator[Path]:
     """What tests need and the image lacks, copied from this environment."""
     folder = shared_folder()
     names: set[str] = set()
-    for wanted in ("pytest", "pytest-timeout", "hypothesis", "httpx"):
+    for wanted in ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "httpx"):
         _with_requirements(wanted, names)
     for name in names:
         for file in distribution(name).files or []:

@@ -55,6 +55,11 @@ def test_every_command_of_the_page_works_as_written(
         docker_engine("rm", "--force", "windlass")
 
 
+def test_the_readme_begins_as_the_page_does() -> None:
+    begun = commands(ROOT / "README.md", "One container")
+    assert begun == commands(PAGE)[: len(begun)]
+
+
 def test_the_page_names_the_version_that_is_built() -> None:
     text = PAGE.read_text()
     assert f"windlass-server:{VERSION}`" in text

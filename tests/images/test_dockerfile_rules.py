@@ -1,4 +1,4 @@
-"""The Dockerfiles keep the rules that hadolint would check, and agree with the contract."""
+"""The Dockerfiles keep rules of ours beside hadolint's, which `make lint` checks, and agree with the contract."""
 
 from __future__ import annotations
 
@@ -131,6 +131,21 @@ def test_nothing_is_in_the_context_but_what_is_named(path: Path) -> None:
         if rule.startswith("!"):
             assert (DOCKER.parent / rule[1:]).exists(), f"{rule} names nothing"
     assert rules[-3:] == ["**/__pycache__", "**/*.py[cod]", "**/.*"]
+
+
+@every_dockerfile
+def test_all_of_the_context_is_copied_so_that_skaffold_knows_what_an_image_is_made_of(path: Path) -> None:
+    """It reads COPY alone: what is only mounted makes no new tag, and an edit of it no new image."""
+    rules = Path(f"{path}.dockerignore").read_text().splitlines()
+    copied = [
+        source
+        for stage in stages(path).values()
+        for copy in stage.all("COPY")
+        if not any(option.startswith("--from=") for option in copy.options)
+        for source in copy.rest.split()[:-1]
+    ]
+    for name in (rule[1:] for rule in rules if rule.startswith("!")):
+        assert any(f"{name}/".startswith(f"{source}/") for source in copied), f"{name} isn't copied"
 
 
 def test_the_variables_that_the_images_set_are_settings() -> None:

@@ -30,8 +30,12 @@
   verbs: [create]
 {{- end }}
 
-{{/* In its own namespace: the Lease, and the certificate of the control endpoint. */}}
+{{/* In its own namespace: the Lease, which is its Deployment's, and the certificate of the control endpoint. */}}
 {{- define "windlass-operator.ownRules" -}}
+- apiGroups: [apps]
+  resources: [deployments]
+  resourceNames: [windlass-operator]
+  verbs: [get]
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [create]

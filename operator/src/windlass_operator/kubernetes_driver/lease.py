@@ -30,6 +30,8 @@ class Lease:
     namespace: str
     identity: str
     clock: Callable[[], float] = time.monotonic
+    owner: Object | None = None
+    """What the Lease is deleted with, as an owner reference; None: it stays."""
     _renewed: float | None = None
     """When a renewal that succeeded was begun."""
     _seen: tuple[str, float] = ("", 0.0)
@@ -117,10 +119,26 @@ class Lease:
             value = {
                 "apiVersion": "coordination.k8s.io/v1",
                 "kind": "Lease",
-                "metadata": {"name": NAME, "namespace": self.namespace},
+                "metadata": {"name": NAME, "namespace": self.namespace, **self._owned()},
                 "spec": spec,
             }
             await self.api.request("POST", collection("leases", self.namespace), value, seconds=REQUEST_SECONDS)
             return
+        found["metadata"].update(self._owned())
         found["spec"] = spec
         await self.api.request("PUT", single("leases", self.namespace, NAME), found, seconds=REQUEST_SECONDS)
+
+    def _owned(self) -> Object:
+        return {"ownerReferences": [self.owner]} if self.owner is not None else {}
+
+
+async def deployment_as_owner(api: Api, namespace: str) -> Object | None:
+    """A reference to the operator's Deployment. None where that can't be had: then the Lease outlives the operator,
+    which harms nobody, and no start depends on it.
+    """
+    try:
+        found = await api.request("GET", single("deployments", namespace, NAME), seconds=REQUEST_SECONDS)
+    except ApiError as error:
+        structlog.get_logger("windlass.lease").info("lease.without_owner", reason=str(error))
+        return None
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "name": NAME, "uid": found["metadata"]["uid"]}

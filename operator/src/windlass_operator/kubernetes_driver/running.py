@@ -21,7 +21,7 @@ from windlass_operator.web import HttpServer, StartError, create_health_app, sto
 from .api import SERVICE_ACCOUNT, Api, ApiError, login
 from .authority import Authority
 from .driver import KubernetesDriver
-from .lease import NAME, Lease
+from .lease import NAME, Lease, deployment_as_owner
 from .reviews import TokenReviews
 
 
@@ -42,7 +42,7 @@ async def run_kubernetes(settings: KubernetesSettings, reconcile: Callable[[Obse
         driver = KubernetesDriver(
             api,
             info,
-            Lease(api, namespace, identity),
+            Lease(api, namespace, identity, owner=await deployment_as_owner(api, namespace)),
             hub,
             reconcile,
             metrics,
