@@ -124,6 +124,12 @@ class Server:
         found: Document = self.space.get("modelversion", f"{self.model}-{version}").get("status", {})
         return found
 
+    def committed(self) -> int:
+        """The version that the plan says is committed. Raises `CommandError`, `KeyError` when there is none."""
+        plan = json.loads(self.space.get("configmap", f"{self.name}-windlass-plan")["data"]["state.json"])["plan"]
+        found: int = plan["models"][self.model]["committed"]
+        return found
+
     def wait_for(self, version: int, phase: str, seconds: float = 90) -> Document:
         """Its status, once it is in that phase."""
 

@@ -312,10 +312,12 @@ def test_the_operator_has_the_least_rights(render: ChartRenderer) -> None:
     assert not _may(at_home, "list", "secrets")
 
 
-def test_with_named_namespaces_only_asking_about_tokens_is_cluster_wide(render: ChartRenderer) -> None:
+def test_with_named_namespaces_it_may_only_ask_about_tokens_and_whether_they_are_there(render: ChartRenderer) -> None:
     rendered = render(OPERATOR, "namespaces={vision,speech}", "rbac.aggregate=false")
-    (rule,) = _rules(rendered, "ClusterRole")
-    assert (rule["resources"], rule["verbs"]) == (["tokenreviews"], ["create"])
+    (tokens, there) = _rules(rendered, "ClusterRole")
+    assert (tokens["resources"], tokens["verbs"]) == (["tokenreviews"], ["create"])
+    assert (there["resources"], there["verbs"]) == (["namespaces"], ["get"])
+    assert there["resourceNames"] == ["vision", "speech"]
     assert {role["metadata"]["namespace"] for role in rendered.all("Role")} == {"windlass-system", "vision", "speech"}
     bound = {each["metadata"]["namespace"]: each["subjects"] for each in rendered.all("RoleBinding")}
     account = {"kind": "ServiceAccount", "name": "windlass-operator", "namespace": "windlass-system"}

@@ -4,6 +4,7 @@
 |---|---|
 | `api` | requests to the API server, by who we are logged in as |
 | `watching` | kopf, in a thread of its own: what changes in the cluster |
+| `seeing` | lists, watch and looks; which namespaces can't be seen |
 | `cluster` | what was seen last of ModelVersions, Pods and Deployments |
 | `objects` | what one object says |
 | `store` | plan and record: the ConfigMap `<server>-windlass-plan` |
