@@ -325,6 +325,14 @@ def test_with_named_namespaces_it_may_only_ask_about_tokens_and_whether_they_are
     assert rendered.variables()["WINDLASS_OPERATOR_NAMESPACES"] == "vision,speech"
 
 
+def test_without_token_reviews_it_has_no_right_outside_of_its_namespaces(render: ChartRenderer) -> None:
+    named = render(OPERATOR, "namespaces={vision}", "rbac.tokenReviews=false", "rbac.aggregate=false")
+    assert not named.kinds() & {"ClusterRole", "ClusterRoleBinding"}
+    everywhere = _rules(render(OPERATOR, "rbac.tokenReviews=false", "rbac.aggregate=false"), "ClusterRole")
+    assert everywhere
+    assert not _may(everywhere, "create", "tokenreviews")
+
+
 def test_the_crd_is_an_object_of_the_release_and_stays_unless_told_otherwise(render: ChartRenderer) -> None:
     kept = render(OPERATOR).one("CustomResourceDefinition")
     assert kept["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"

@@ -73,6 +73,10 @@ class Account:
         """Takes that away."""
         namespace.kubectl("delete", "rolebinding", "windlass-operator-servers")
 
+    def leave_the_cluster(self) -> None:
+        """Takes away what it may outside of namespaces."""
+        self.close()
+
     def close(self) -> None:
         name = f"windlass-operator-{self.home.name}"
         self.home.cluster.kubectl("delete", "clusterrole,clusterrolebinding", name, "--ignore-not-found")

@@ -9,7 +9,7 @@
 | `objects` | what one object says |
 | `store` | plan and record: the ConfigMap `<server>-windlass-plan` |
 | `lease` | who acts |
-| `reviews` | whose control token it is, by TokenReview and the Pod's label |
+| `reviews`, `issuer` | whose control token it is: by TokenReview, else the issuer's keys, and the Pod's label |
 | `certificate`, `authority` | the control endpoint's certificate, and the CA that replicas trust |
 | `samples` | acceptance samples from ConfigMaps |
 | `telling` | statuses and Events |
