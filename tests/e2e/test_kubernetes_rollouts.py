@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import pytest
-from cluster_rig import RESTRICTED, Document, Server, crd_file
+from cluster_rig import REPLICAS, Document, Server, constant_load
 from windlass_lab.fixtures import COLLECTORS
-from windlass_lab.testing.kubernetes import Helm, KindCluster, Namespace
-from windlass_lab.testing.standing import StandingLab
 from windlass_lab.testing.waiting import until
 
 from windlass_contract.artifact import read_manifest
 from windlass_contract.manifest import DataType, ModelFormat, Signature
 from windlass_testing.evidence import measured
-from windlass_testing.load import Load, Request
 from windlass_testing.models import affine_tflite, spec, write_manifest
 
 pytestmark = [pytest.mark.lab, pytest.mark.unproven, pytest.mark.timeout(600)]
 
-REPLICAS = 5
 ROLLOUTS = 10
 OVERHEAD_SECONDS = 2
 """From `kubectl apply` to the new version on every replica, beyond what the slowest took to load and warm it."""
@@ -35,43 +29,15 @@ COLUMN = spec(DataType.FP32, [-1, 1])
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-@pytest.fixture(scope="module")
-def server(kind_cluster: KindCluster, standing_lab: StandingLab, windlass_images: str) -> Iterator[Server]:
-    """Five replicas that serve version 1, with an operator, both installed by their charts."""
-    space = Namespace(kind_cluster, f"rollouts-{secrets.token_hex(3)}")
-    space.create({"pod-security.kubernetes.io/enforce": RESTRICTED.split("=")[1]})
-    kind_cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(crd_file()))
-    helm = Helm(standing_lab.helms()[4], 4, space)
-    server = Server(space, helm, windlass_images, standing_lab.home.shared)
-    try:
-        server.make_volume()
-        server.install_operator()
-        server.install_server(f"replicas={REPLICAS}", "service.type=NodePort")
-        affine_tflite(server.models, server.model, 1, 1, 1)
-        space.apply(server.version(1))
-        server.wait_for(1, "Serving", 180)
-        until("all are ready", lambda: len(space.ready_pods("windlass.dev/server=digits")) == REPLICAS, timeout=120)
-        yield server
-    finally:
-        for release in ("digits", "windlass"):
-            helm("uninstall", release, "--ignore-not-found")
-        space.delete()
-        server.remove_volume()
+@pytest.fixture
+def server(five_replicas: Server) -> Server:
+    """Five replicas that serve."""
+    return five_replicas
 
 
 @pytest.fixture(autouse=True)
 def _kept_on_failure(server: Server, request: pytest.FixtureRequest) -> None:
     request.node.stash.setdefault(COLLECTORS, []).append(server.space.evidence)
-
-
-def _load(server: Server, rate: float = 50) -> Load:
-    """Of one row each; the answer of version n to 1.0 is n + n."""
-
-    def check(body: Any, version: str) -> str:
-        expected = float(version) + float(version)
-        return "" if body == {"predictions": [[expected]]} else f"version {version} answers {body}"
-
-    return Load(server.url(), [Request("/v1/models/digits:predict", {"instances": [[1.0]]}, check)], rate=rate)
 
 
 class Observer:
@@ -143,7 +109,7 @@ def test_ten_rollouts_under_load_lose_no_request_and_replicas_change_over_togeth
         affine_tflite(server.models, server.model, version, version, version)
     observer = Observer(server)
     applied: dict[int, float] = {}
-    with _load(server) as load:
+    with constant_load(server) as load:
         for version in range(first, last + 1):
             value = server.version(version)
             applied[version] = time.monotonic()
@@ -255,7 +221,7 @@ BAD: list[tuple[Callable[[Server, int], tuple[str, Document]], str, str]] = [
 def test_bad_versions_never_answer_and_condition_and_event_name_the_reason(server: Server) -> None:
     serving = server.committed()
     version = 100
-    with _load(server, rate=20) as load:
+    with constant_load(server, rate=20) as load:
         for build, phase, reason in BAD:
             version += 1
             digest, rest = build(server, version)
