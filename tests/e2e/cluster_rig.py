@@ -14,12 +14,32 @@ from windlass_lab.testing.kubernetes import Namespace
 from windlass_lab.testing.waiting import until
 
 from windlass_contract.artifact import read_manifest
+from windlass_testing.load import Load, Request
+from windlass_testing.models import affine_tflite
 from windlass_testing.pages import ROOT
 
 Document = dict[str, Any]
+REPLICAS = 5
 RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
+_ASK = """
+import urllib.request as r
+body = b'{{"instances": [[1.0]]}}'
+asked = r.Request("http://127.0.0.1:8000/v1/models/{model}:predict", body, {{"Content-Type": "application/json"}})
+print(r.urlopen(asked, timeout=10).headers["X-Model-Version"])
+"""
 SMALL = ("resources.requests.cpu=50m", "resources.requests.memory=256Mi", "resources.limits.memory=1Gi")
 """What a replica of a small model needs: many of them fit on a machine for tests."""
+
+
+def constant_load(server: Server, rate: float = 50, timeout: float = 30) -> Load:
+    """Requests of one row each through the Service; the answer of version n to 1.0 has to be n + n."""
+
+    def check(body: Any, version: str) -> str:
+        expected = float(version) + float(version)
+        return "" if body == {"predictions": [[expected]]} else f"version {version} answers {body}"
+
+    request = Request(f"/v1/models/{server.model}:predict", {"instances": [[1.0]]}, check)
+    return Load(server.url(), [request], rate=rate, timeout=timeout)
 
 
 def crd_file() -> Path:
@@ -122,6 +142,42 @@ class Server:
     def status(self, version: int) -> Document:
         """A ModelVersion's status; empty before the operator's first visit."""
         found: Document = self.space.get("modelversion", f"{self.model}-{version}").get("status", {})
+        return found
+
+    def roll(self, version: int = 0, **spec: Any) -> int:
+        """Applies a version (0: the next one) that answers n + n, and gives its number; the rollout has just begun."""
+        version = version or self.committed() + 1
+        affine_tflite(self.models, self.model, version, version, version)
+        self.space.apply(self.version(version, **spec))
+        return version
+
+    def scale(self, replicas: int) -> None:
+        """Scales the Deployment, and waits until as many Pods are there and ready."""
+        self.space.kubectl("scale", f"deployment/{self.name}", f"--replicas={replicas}")
+        self.wait_ready(replicas)
+
+    def wait_ready(self, replicas: int, seconds: float = 120) -> None:
+        """Until there are so many replicas, all ready."""
+        selector = f"windlass.dev/server={self.name}"
+
+        def there() -> bool:
+            return len(self.pods()) == len(self.space.ready_pods(selector)) == replicas
+
+        until(f"{replicas} replicas are ready, and no other is left", there, timeout=seconds)
+
+    def answers(self) -> dict[str, str]:
+        """What each replica says that it serves by default: Pod to version, asked at its own address."""
+        found = {}
+        for pod in self.pods():
+            name = pod["metadata"]["name"]
+            asked = self.space.exec(name, "python", "-c", _ASK.format(model=self.model))
+            found[name] = asked.strip()
+        return found
+
+    def committed(self) -> int:
+        """The version that the plan says is committed. Raises `CommandError`, `KeyError` when there is none."""
+        plan = json.loads(self.space.get("configmap", f"{self.name}-windlass-plan")["data"]["state.json"])["plan"]
+        found: int = plan["models"][self.model]["committed"]
         return found
 
     def wait_for(self, version: int, phase: str, seconds: float = 90) -> Document:

@@ -312,15 +312,25 @@ def test_the_operator_has_the_least_rights(render: ChartRenderer) -> None:
     assert not _may(at_home, "list", "secrets")
 
 
-def test_with_named_namespaces_only_asking_about_tokens_is_cluster_wide(render: ChartRenderer) -> None:
+def test_with_named_namespaces_it_may_only_ask_about_tokens_and_whether_they_are_there(render: ChartRenderer) -> None:
     rendered = render(OPERATOR, "namespaces={vision,speech}", "rbac.aggregate=false")
-    (rule,) = _rules(rendered, "ClusterRole")
-    assert (rule["resources"], rule["verbs"]) == (["tokenreviews"], ["create"])
+    (tokens, there) = _rules(rendered, "ClusterRole")
+    assert (tokens["resources"], tokens["verbs"]) == (["tokenreviews"], ["create"])
+    assert (there["resources"], there["verbs"]) == (["namespaces"], ["get"])
+    assert there["resourceNames"] == ["vision", "speech"]
     assert {role["metadata"]["namespace"] for role in rendered.all("Role")} == {"windlass-system", "vision", "speech"}
     bound = {each["metadata"]["namespace"]: each["subjects"] for each in rendered.all("RoleBinding")}
     account = {"kind": "ServiceAccount", "name": "windlass-operator", "namespace": "windlass-system"}
     assert bound == {name: [account] for name in ("windlass-system", "vision", "speech")}
     assert rendered.variables()["WINDLASS_OPERATOR_NAMESPACES"] == "vision,speech"
+
+
+def test_without_token_reviews_it_has_no_right_outside_of_its_namespaces(render: ChartRenderer) -> None:
+    named = render(OPERATOR, "namespaces={vision}", "rbac.tokenReviews=false", "rbac.aggregate=false")
+    assert not named.kinds() & {"ClusterRole", "ClusterRoleBinding"}
+    everywhere = _rules(render(OPERATOR, "rbac.tokenReviews=false", "rbac.aggregate=false"), "ClusterRole")
+    assert everywhere
+    assert not _may(everywhere, "create", "tokenreviews")
 
 
 def test_the_crd_is_an_object_of_the_release_and_stays_unless_told_otherwise(render: ChartRenderer) -> None:

@@ -51,3 +51,11 @@
   resourceNames: [windlass-operator-tls]
   verbs: [get, update]
 {{- end }}
+
+{{/* Whether a namespace that can't be seen any more was deleted: the role in it went first. Nothing is listed. */}}
+{{- define "windlass-operator.namespaceRules" -}}
+- apiGroups: [""]
+  resources: [namespaces]
+  resourceNames: {{ toJson .Values.namespaces }}
+  verbs: [get]
+{{- end }}

@@ -14,6 +14,7 @@ import pytest
 from windlass_contract.model_version import ModelVersionStatus
 from windlass_contract.plan import ServingPlan
 from windlass_contract.record import ModelRecord, RolloutRecordSet, ServerState
+from windlass_contract.report import ServingReport
 from windlass_operator.control.hub import Hub, NotActingError
 from windlass_operator.directory_driver.events import EventLog
 from windlass_operator.directory_driver.lock import StateLock
@@ -22,7 +23,7 @@ from windlass_operator.directory_driver.store import FolderStore, StateStore
 from windlass_operator.directory_driver.telling import FolderPeople
 from windlass_operator.driving.durable import HoldLostError, StoreError
 from windlass_operator.driving.people import stalled
-from windlass_operator.driving.server_worker import ServerWorker, Tools
+from windlass_operator.driving.server_worker import REST_SECONDS, ServerWorker, Tools
 from windlass_operator.driving.view import ServerView
 from windlass_operator.engine.interface import Event, Observation, Outcome
 from windlass_operator.metrics import Metrics
@@ -286,5 +287,36 @@ def test_a_disk_that_is_slow_for_people_delays_no_pass_and_a_stop_loses_nothing(
         assert world.shown[-1][1]["m-1"].phase == f"of epoch {last}"
         lines = [json.loads(line)["message"] for line in world.events.path.read_text().splitlines()]
         assert lines == [f"epoch {number}" for number in range(1, last + 1)], "none is lost, and they are in order"
+
+    play(tmp_path, scenario)
+
+
+def test_a_server_that_nobody_has_news_of_is_only_confirmed(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        async def passes(*, woken: bool = False, after: float = 1.0) -> int:
+            world.now += after
+            await world.worker._pass(woken)
+            return len(world.seen)
+
+        assert await passes(woken=True) == 1
+        assert await passes() == 2, "what came too soon after other news is still to be told"
+        assert [await passes() for _ in range(8)] == [2] * 8
+        world.hub._acting("cats")  # confirmed all the same
+        assert await passes(woken=True) == 3
+        assert await passes() == 4
+        instance = "0123456789abcdef"
+        world.hub.take_report("cats", ServingReport(server="cats", replica="r", instance=instance, sequence=1))
+        assert await passes() == 5, "somebody is heard, or isn't any more"
+        assert await passes() == 5
+        assert await passes(after=REST_SECONDS) == 6
+        world.decide = lambda seen: Outcome(seen.record, seen.plan, write=False, revisit_after=5.0)
+        assert await passes(woken=True) == 7
+        assert [await passes() for _ in range(3)] == [8, 9, 10], "a clock runs"
+        (tmp_path / "servers" / "cats.json").write_text(json.dumps(ServerState(server="cats", plan=plan(7)).to_dict()))
+        world.decide = lambda seen: Outcome(seen.record, seen.plan, write=False)
+        assert await passes() == 11
+        assert await passes() == 11
+        (tmp_path / "servers" / "cats.json").unlink()
+        assert await passes() == 12, "somebody changed the durable object"
 
     play(tmp_path, scenario)

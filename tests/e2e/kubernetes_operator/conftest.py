@@ -73,6 +73,10 @@ class Account:
         """Takes that away."""
         namespace.kubectl("delete", "rolebinding", "windlass-operator-servers")
 
+    def leave_the_cluster(self) -> None:
+        """Takes away what it may outside of namespaces."""
+        self.close()
+
     def close(self) -> None:
         name = f"windlass-operator-{self.home.name}"
         self.home.cluster.kubectl("delete", "clusterrole,clusterrolebinding", name, "--ignore-not-found")
@@ -193,16 +197,20 @@ class Stage:
 
     def dying_operator(self, number: int, when: str) -> Operator:
         """One that kills itself before or after its write of that number."""
-        program = (str(Path(__file__).with_name("dying_operator.py")), str(number), when)
-        flags = ("--namespace", self.namespace.name)
-        self.operators.append(Operator(self.account, self._folder, len(self.operators), flags, program))
-        return self.operators[-1]
+        return self._other_operator("dying_operator.py", str(number), when)
 
     def losing_operator(self) -> Operator:
         """One that loses its watch of ModelVersions at SIGUSR1."""
-        program = (str(Path(__file__).with_name("losing_operator.py")),)
+        return self._other_operator("losing_operator.py")
+
+    def shifted_operator(self, seconds: float) -> Operator:
+        """One whose clock is so far ahead."""
+        return self._other_operator("shifted_operator.py", str(seconds))
+
+    def _other_operator(self, program: str, *arguments: str) -> Operator:
+        command = (str(Path(__file__).with_name(program)), *arguments)
         flags = ("--namespace", self.namespace.name)
-        self.operators.append(Operator(self.account, self._folder, len(self.operators), flags, program))
+        self.operators.append(Operator(self.account, self._folder, len(self.operators), flags, command))
         return self.operators[-1]
 
     def cut_line(self) -> CutLine:

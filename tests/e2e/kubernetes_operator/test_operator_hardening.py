@@ -91,6 +91,7 @@ def test_two_that_act_at_once_do_no_harm(stage, kind_cluster, tmp_path) -> None:
         first = stage.operator()
         one, two = stage.replica("r1"), stage.replica("r2")
         serving(stage, 1, one, two)
+        one.follow(lambda: first.url)  # the Service of the first, and of the first alone
         stage.account, mine = other, stage.account
         # Without a CA of its own: two would take turns in the ConfigMap that replicas trust.
         second = stage.operator("--namespace", stage.namespace.name, "--control-tls", "off")

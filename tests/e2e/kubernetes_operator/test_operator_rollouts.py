@@ -99,7 +99,10 @@ def test_a_replica_is_told_that_there_is_no_plan_yet(stage) -> None:
     wait_until(lambda: replica.no_plan_told, stage.seen)
 
 
-def test_only_the_token_of_a_servers_pod_opens_the_control_endpoint(stage) -> None:
+@pytest.mark.parametrize("by", ["reviews", "the issuer's keys"])
+def test_only_the_token_of_a_servers_pod_opens_the_control_endpoint(stage, by: str) -> None:
+    if by != "reviews":
+        stage.account.leave_the_cluster()
     operator = stage.operator()
     stage.replica("r1")
     stage.pod("other", "dogs")
@@ -108,12 +111,16 @@ def test_only_the_token_of_a_servers_pod_opens_the_control_endpoint(stage) -> No
     wait_until(lambda: stage.replicas["r1"].no_plan_told, stage.seen)
     trusted = stage.trusted()
     account = stage.namespace.kubectl("create", "token", "default", "--audience=windlass-operator").strip()
+    own = stage.token("r1")
+    head, claims, signature = own.split(".")
+    gone = stage.token("other")
     tokens = {
-        "its own": (stage.token("r1"), 200),
-        "another server's": (stage.token("other"), 403),
+        "its own": (own, 200),
+        "another server's": (gone, 403),
         "of a Pod that is no server's": (stage.token("stranger"), 401),
         "for another audience": (stage.token("r1", "https://kubernetes.default.svc"), 401),
         "of no Pod": (account, 401),
+        "with another signature": (".".join([head, claims, signature[::-1]]), 401),
         "no token": ("nonsense", 401),
     }
 
@@ -124,6 +131,11 @@ def test_only_the_token_of_a_servers_pod_opens_the_control_endpoint(stage) -> No
 
     answers = {what: ask(token) for what, (token, _) in tokens.items()}
     assert answers == {what: code for what, (_, code) in tokens.items()}
+    stage.namespace.kubectl("delete", "pod", "other", "--grace-period=0", "--force")
+    wait_until(lambda: ask(gone) == 401)
+    assert (operator.said("tokens.by_keys") is not None) == (by != "reviews")
+    stage.apply("m-1", 1)
+    stage.await_committed(1)
 
 
 def test_without_rights_in_a_namespace_the_others_are_served(stage, kind_cluster) -> None:

@@ -26,6 +26,9 @@ from .view import ServerView
 
 CONFIRM_SECONDS = 1.0
 """At least so often the hold and the durable object are confirmed, and time passes in the record."""
+REST_SECONDS = 10.0
+"""So long a server is only confirmed while nobody has news of it, nobody falls silent and no clock runs: with many
+servers the passes are most of what an idle operator does."""
 _ATTEMPTS = 5
 """Of one pass, when others write in between."""
 
@@ -62,6 +65,9 @@ class ServerWorker:
         self._record: RolloutRecordSet | None = None
         self._plan: ServingPlan | None = None
         self._previous_pass: float | None = None
+        self._rests_until: float = 0.0
+        self._subscribed = 0
+        """How many were subscribed at the last pass; by itself nobody says that he has fallen silent."""
         self._remarks: tuple[str, ...] = ()
         self._decided: Mapping[str, ModelVersionStatus] | None = None
         """The statuses of the pass before; what has stalled since is an event."""
@@ -80,8 +86,9 @@ class ServerWorker:
         telling = asyncio.create_task(self._aside.run())
         try:
             while not stopping.is_set():
+                woken = self._wake.is_set()
                 self._wake.clear()
-                pause = await self._pass()
+                pause = await self._pass(woken)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause):
                         await self._wake.wait()
@@ -90,10 +97,12 @@ class ServerWorker:
         finally:
             telling.cancel()
 
-    async def _pass(self) -> float:
-        """One pass that survives what can go wrong; returns the seconds until the next."""
+    async def _pass(self, woken: bool) -> float:
+        """One pass that survives what can go wrong, or less if it can rest; returns the seconds until the next."""
         metrics = self._tools.metrics
         try:
+            if not woken and self._rests() and await self._confirmed():
+                return CONFIRM_SECONDS
             with metrics.reconcile_seconds.labels(self.key).time():
                 outcome = await self.reconcile()
         except StoreError as error:
@@ -108,10 +117,18 @@ class ServerWorker:
             self._log.exception("reconcile.failed", retry_seconds=CONFIRM_SECONDS)
             metrics.reconciles.labels(self.key, "failed").inc()
             return CONFIRM_SECONDS
-        metrics.subscribed.labels(self.key).set(self._tools.hub.subscribed(self.key))
-        if outcome is None or outcome.revisit_after is None:
+        metrics.subscribed.labels(self.key).set(self._subscribed)
+        if outcome is None:
+            return CONFIRM_SECONDS
+        if outcome.revisit_after is None:
+            if not woken:  # else the next pass still tells what came too soon after other news
+                self._rests_until = self._tools.clock() + REST_SECONDS
             return CONFIRM_SECONDS
         return max(0.0, min(outcome.revisit_after, CONFIRM_SECONDS))
+
+    def _rests(self) -> bool:
+        """Whether nothing can have changed since the last pass that a pass would see."""
+        return self._tools.clock() < self._rests_until and self._tools.hub.subscribed(self.key) == self._subscribed
 
     async def reconcile(self) -> Outcome | None:
         """One pass, level-triggered; None: others wrote in between again and again. Raises `StoreError`,
@@ -120,7 +137,8 @@ class ServerWorker:
         tools = self._tools
         for _ in range(_ATTEMPTS):
             await self._read()
-            now = tools.clock()
+            now, self._rests_until = tools.clock(), 0.0
+            self._subscribed = tools.hub.subscribed(self.key)
             view = tools.view(self.key)
             observation = self._observe(view, now)
             outcome = tools.reconcile(observation)
@@ -157,13 +175,9 @@ class ServerWorker:
     async def _read(self) -> None:
         """Confirms that the durable object is the one we know, else reads what is there now."""
         tools = self._tools
-        if not tools.holds():
-            raise HoldLostError(f"the hold isn't there any more; server {self.key} is left alone")
+        if await self._confirmed():
+            return
         if self._generation is not None:
-            age = await tools.store.age(self.key, self._generation)
-            if age is not None:
-                tools.hub.confirm(self.key, age)
-                return
             self._log.warning("store.changed", reason="deleted, edited or put back by somebody else; read anew")
             tools.hub.withhold(self.key)
         try:
@@ -181,6 +195,16 @@ class ServerWorker:
         self._record = stored.state.record if stored.state else None
         self._plan = stored.state.plan if stored.state else None
         tools.hub.confirm(self.key)
+
+    async def _confirmed(self) -> bool:
+        """Confirms that the hold is ours, and the durable object the one we know. Raises `HoldLostError`."""
+        tools = self._tools
+        if not tools.holds():
+            raise HoldLostError(f"the hold isn't there any more; server {self.key} is left alone")
+        age = None if self._generation is None else await tools.store.age(self.key, self._generation)
+        if age is not None:
+            tools.hub.confirm(self.key, age)
+        return age is not None
 
     async def _write(self, outcome: Outcome) -> None:
         """Writes plan and record in one go. Raises `StoreConflictError`, `StoreError`."""

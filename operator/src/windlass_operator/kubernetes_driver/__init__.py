@@ -4,11 +4,12 @@
 |---|---|
 | `api` | requests to the API server, by who we are logged in as |
 | `watching` | kopf, in a thread of its own: what changes in the cluster |
+| `seeing` | lists, watch and looks; which namespaces can't be seen |
 | `cluster` | what was seen last of ModelVersions, Pods and Deployments |
 | `objects` | what one object says |
 | `store` | plan and record: the ConfigMap `<server>-windlass-plan` |
 | `lease` | who acts |
-| `reviews` | whose control token it is, by TokenReview and the Pod's label |
+| `reviews`, `issuer` | whose control token it is: by TokenReview, else the issuer's keys, and the Pod's label |
 | `certificate`, `authority` | the control endpoint's certificate, and the CA that replicas trust |
 | `samples` | acceptance samples from ConfigMaps |
 | `telling` | statuses and Events |

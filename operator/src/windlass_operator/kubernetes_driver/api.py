@@ -172,6 +172,11 @@ def collection(kind: str, namespace: str | None) -> str:
     return f"{group}/namespaces/{namespace}/{kind}" if namespace else f"{group}/{kind}"
 
 
+def namespace_path(name: str) -> str:
+    """The path of a namespace itself."""
+    return f"/api/v1/namespaces/{name}"
+
+
 def single(kind: str, namespace: str, name: str) -> str:
     """The path of one object."""
     return f"{collection(kind, namespace)}/{name}"

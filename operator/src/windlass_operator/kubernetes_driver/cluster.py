@@ -58,7 +58,7 @@ class Seen(Generic[T]):
         self._gone = {key: version for key, version in self._gone.items() if version > at}
 
     def forget(self, namespace: str) -> None:
-        """A namespace isn't looked at any more."""
+        """A namespace is gone, with all that was in it."""
         self._objects = {key: item for key, item in self._objects.items() if key[0] != namespace}
 
 
@@ -74,6 +74,11 @@ class Cluster:
         """Keys of the servers that anything names: `<namespace>/<server>`."""
         named = (*self.model_versions, *self.pods, *self.deployments)
         return {f"{each.namespace}/{each.server}" for each in named if each.server}
+
+    def forget(self, namespace: str) -> None:
+        """A namespace is gone, with all that was in it."""
+        for seen in (self.model_versions, self.pods, self.deployments):
+            seen.forget(namespace)
 
     def namespaces(self) -> set[str]:
         """Namespaces with a server or a ModelVersion."""

@@ -21,24 +21,19 @@ from windlass_operator.driving.view import ServerView
 from windlass_operator.engine.interface import Event, Observation, Outcome
 from windlass_operator.metrics import Metrics
 
-from .api import FORBIDDEN, NOT_FOUND, Api, ApiError, collection
+from .api import Api, ApiError
 from .authority import RENEW_SECONDS as CERTIFICATE_SECONDS
 from .authority import Authority
 from .cluster import Cluster, Seen
 from .lease import RENEW_SECONDS, Lease
-from .objects import Named, SeenObject, SeenPod
+from .objects import SeenPod
 from .samples import SamplesOfConfigMaps
+from .seeing import Sight, wait_for
 from .store import ConfigMapStore
 from .telling import SPEC_INVALID, ClusterPeople
-from .watching import KINDS, Watch
 
-RESYNC_SECONDS = 300.0
-"""Between complete lists: kopf makes none by itself, and a lost event must not stay lost."""
-RETRY_SECONDS = 10.0
-"""Between tries to see what couldn't be seen."""
 TEND_SECONDS = 1.0
 """Between looks at samples, the CA's ConfigMaps and the health of the watch, when nothing asks for one."""
-WATCH_SECONDS = 10.0
 STUCK_SECONDS = 60.0
 """After which a driver that doesn't come round, or watches nothing, isn't live."""
 
@@ -87,14 +82,9 @@ class KubernetesDriver:
         self._people = ClusterPeople(self._api, self._cluster, self.lease.identity)
         self._running: dict[str, _Running] = {}
         self._views: dict[str, ServerView] = {}
-        self._blind: dict[str | None, str] = {}
-        """Why a namespace can't be seen."""
-        self._watch: Watch | None = None
-        self._watched = time.monotonic()
-        """When the watch was last seen to be well."""
         self._dirty: set[str] = set()
         self._changed = asyncio.Event()
-        self._resync = asyncio.Event()
+        self._sight = Sight(self._api, self._info, self._cluster, self._store, self._metrics, self._asked, self._touch)
         self._said: set[tuple[str, str]] = set()
 
     # Who acts.
@@ -123,7 +113,7 @@ class KubernetesDriver:
     def turning(self) -> bool:
         """Whether its loop came round lately; and its watch, if it acts."""
         now = time.monotonic()
-        return now - self._turned < STUCK_SECONDS and (not self._acting or now - self._watched < STUCK_SECONDS)
+        return now - self._turned < STUCK_SECONDS and (not self._acting or now - self._sight.well_at < STUCK_SECONDS)
 
     def pods(self) -> Seen[SeenPod] | None:
         """The Pods of servers; None: this operator doesn't act."""
@@ -144,7 +134,7 @@ class KubernetesDriver:
                 self._log.info("lease.waiting", reason=why, effect="standing by")
                 said = why
             self._hub.rest(f"this operator stands by; {why}")
-            await _wait(stop, RENEW_SECONDS)
+            await wait_for(stop, RENEW_SECONDS)
         return False
 
     async def _act(self, stop: asyncio.Event) -> None:
@@ -175,8 +165,7 @@ class KubernetesDriver:
             assert current is not None
             current.uncancel()
         finally:
-            if self._watch is not None:
-                await self._watch.stop()
+            await self._sight.stop()
 
     async def _end(self, stop: asyncio.Event, stopping: asyncio.Event, tasks: list[asyncio.Task[Any]]) -> None:
         """Lets every worker finish what it is at, a write above all."""
@@ -189,123 +178,29 @@ class KubernetesDriver:
             task.cancel()
 
     async def _confirm(self, stopping: asyncio.Event) -> None:
-        """Renews the Lease and looks at the durable objects, by two requests. Raises `HoldLostError`."""
+        """Renews the Lease and looks at the durable objects. Raises `HoldLostError`."""
         while not stopping.is_set():
             self._turned = time.monotonic()
             try:
                 if not await self.lease.attempt():
                     raise HoldLostError(f"another operator has taken the Lease: {self.lease.holder}")
-                for key in await self._store.look(self._namespaces()):
-                    self._touch(key)
-                    self._wake(key)
             except ApiError as error:
                 self._log.warning("api.failed", error=str(error), effect="nothing is confirmed; tried again")
+            else:
+                await self._sight.confirm()
             if not self.lease.held():
                 raise HoldLostError("the Lease could not be renewed in time")
             await asyncio.sleep(RENEW_SECONDS)
 
-    # What there is.
-
-    def _namespaces(self) -> list[str | None]:
-        """Those that can be seen; `[None]`: all at once."""
-        asked: tuple[str | None, ...] = self._asked if self._asked is not None else (None,)
-        return [each for each in asked if each not in self._blind]
-
     async def _see(self, stopping: asyncio.Event) -> None:
-        """Lists everything, then watches; lists again once in a while, and starts a watch that died anew."""
-        while not stopping.is_set():
-            self._resync.clear()
-            asked: tuple[str | None, ...] = self._asked if self._asked is not None else (None,)
-            for namespace in asked:
-                await self._list(namespace)
-            visible = self._namespaces()
-            self._metrics.unseen_namespaces.set(len(asked) - len(visible))
-            if visible:
-                try:
-                    await self._store.look(visible)
-                except ApiError as error:
-                    self._log.error("api.failed", error=str(error))
-                    await _wait(self._resync, RETRY_SECONDS)
-                    continue
-                await self._follow(visible)
-                self._acting = True
-                self._metrics.acting.set(1)
-                for key in self._known():
-                    self._touch(key)
-            elif not self._acting:
-                self._watched = time.monotonic()  # it waits for its rights: a restart would give it none
-            await self._await_next(RETRY_SECONDS if self._blind else RESYNC_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311
+        await self._sight.run(stopping, self._seen)
 
-    async def _await_next(self, seconds: float) -> None:
-        """Until it is time for the next complete look, or the watch has died."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0 and not self._resync.is_set():
-            await _wait(self._resync, min(left, WATCH_SECONDS))
-            if self._watch is None:
-                continue
-            why = await self._watch.dead()
-            if not why:
-                self._watched = time.monotonic()
-                continue
-            self._log.error("watch.dead", reason=why, effect="everything is listed, and kopf is started anew")
-            self._metrics.watch_restarts.inc()
-            watch, self._watch = self._watch, None
-            await watch.stop()
-            return
-
-    async def _list(self, namespace: str | None) -> None:
-        """Everything of a namespace; what can't be seen is said once, with the remedy."""
-        try:
-            for kind, (_, labels, read) in KINDS.items():
-                query = {"labelSelector": labels} if labels else None
-                items, at = await self._api.items(collection(kind, namespace), query)
-                seen: Seen[Any] = getattr(self._cluster, _FIELDS[kind])
-                seen.replace([read(item) for item in items], at, namespace)
-        except ApiError as error:
-            remedy = {
-                FORBIDDEN: "; give the operator's service account its role there, or don't name the namespace",
-                NOT_FOUND: "; is the CRD modelversions.windlass.dev installed?",
-            }.get(error.status, "")
-            why = f"{f'namespace {namespace}' if namespace else 'the cluster'} can't be seen: {error}{remedy}"
-            if self._blind.get(namespace) != why:
-                self._log.error("namespace.unseen", namespace=namespace or "", error=why, retry_seconds=RETRY_SECONDS)
-            self._blind[namespace] = why
-        else:
-            if self._blind.pop(namespace, ""):
-                self._log.info("namespace.seen", namespace=namespace or "")
-
-    async def _follow(self, visible: list[str | None]) -> None:
-        """Watches what can be seen; kopf's watchers are for namespaces named at its start."""
-        wanted = None if visible == [None] else tuple(each for each in visible if each is not None)
-        if self._watch is not None and self._watch.namespaces != wanted:
-            watch, self._watch = self._watch, None
-            await watch.stop()
-        if self._watch is None:
-            self._watch = Watch(self._info, wanted, self._take)
-        self._watched = time.monotonic()
-
-    def _take(self, kind: str, deleted: bool, item: Named) -> None:
-        """News from a watch."""
-        seen: Seen[Any] = getattr(self._cluster, _FIELDS[kind])
-        before = seen.get(item.namespace, item.name)
-        if deleted:
-            seen.drop(item)
-        else:
-            seen.put(item)
-        for each in (before, item):
-            server = getattr(each, "server", "")
-            if server:
-                self._touch(f"{item.namespace}/{server}")
-        if isinstance(item, SeenObject) and not item.server:
-            for key in self._known():
-                if key.startswith(f"{item.namespace}/"):
-                    self._touch(key)
+    def _seen(self) -> None:
+        """From now on there is something to decide from."""
+        self._acting = True
+        self._metrics.acting.set(1)
 
     # Servers.
-
-    def _known(self) -> set[str]:
-        """Servers that anything names, a durable object too: what serves goes on serving."""
-        return self._cluster.servers() | self._store.servers()
 
     def _touch(self, key: str) -> None:
         """Something about a server may have changed."""
@@ -328,7 +223,7 @@ class KubernetesDriver:
             if not self._acting:
                 continue
             news = await self._samples.refresh(each for each in self._cluster.model_versions)
-            known = self._known()
+            known = self._sight.known()
             for key in dirty | news | (known - self._running.keys()):
                 if key in known:
                     self._look_at(key, group)
@@ -337,8 +232,7 @@ class KubernetesDriver:
 
     def _look_at(self, key: str, group: asyncio.TaskGroup) -> None:
         namespace = key.partition("/")[0]
-        blind = self._blind.get(namespace, "") or self._blind.get(None, "")
-        view = self._cluster.view(key, self._samples.get, blind)
+        view = self._cluster.view(key, self._samples.get, self._sight.why_blind(namespace))
         self._say(key)
         if view == self._views.get(key) and key in self._running:
             self._wake(key)  # a status may have been wiped
@@ -398,12 +292,3 @@ class KubernetesDriver:
                     await self._authority.refresh()
                 except ApiError as error:
                     self._log.error("certificate.not_renewed", error=str(error))
-
-
-_FIELDS = {"modelversions": "model_versions", "pods": "pods", "deployments": "deployments"}
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()

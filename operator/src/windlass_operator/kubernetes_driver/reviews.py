@@ -1,4 +1,7 @@
-"""Whose control token it is: the API server says which Pod, and the Pod's label which server."""
+"""Whose control token it is: the API server says which Pod, and the Pod's label which server.
+
+By a review; where that isn't allowed, which is a right in the whole cluster, by the issuer's keys.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,21 @@ import structlog
 from windlass_operator.control.auth import Identity
 from windlass_operator.control.hub import NotActingError
 
-from .api import TOKEN_REVIEWS, Api, ApiError, Object
+from .api import FORBIDDEN, TOKEN_REVIEWS, Api, ApiError, Object
 from .cluster import Seen
+from .issuer import IssuerKeys, Who
 from .objects import SeenPod
 
 AUDIENCE = "windlass-operator"
 GOOD_SECONDS = 30.0
 """For which the API server's word is taken; the Pod's label is looked at each time."""
 BAD_SECONDS = 5.0
+FORBIDDEN_SECONDS = 300.0
+"""For which nothing is reviewed after that was forbidden: the right may be given later."""
 MAX_REMEMBERED = 10_000
 _POD_NAME = "authentication.kubernetes.io/pod-name"
 _POD_UID = "authentication.kubernetes.io/pod-uid"
 _USER = "system:serviceaccount:"
-
-Who = tuple[str, str, str]
-"""Namespace, name and uid of a Pod."""
 
 
 class TokenReviews:
@@ -41,6 +44,8 @@ class TokenReviews:
         self._api = api
         self._pods = pods
         self._clock = clock
+        self._keys = IssuerKeys(api, AUDIENCE, clock)
+        self._forbidden_until = clock()
         self._remembered: OrderedDict[bytes, tuple[Who | None, float]] = OrderedDict()
         """By hash of the token: whose it is (None: nobody's), and until when that is believed."""
 
@@ -63,22 +68,35 @@ class TokenReviews:
         now = self._clock()
         if known is not None and now < known[1]:
             return known[0]
+        try:
+            who = await self._ask(token)
+        except ApiError as error:
+            structlog.get_logger("windlass.reviews").warning("token.not_reviewed", error=str(error))
+            raise NotActingError("whose control token it is can't be asked of the API server now") from error
+        self._remembered[key] = (who, now + (BAD_SECONDS if who is None else GOOD_SECONDS))
+        self._remembered.move_to_end(key)
+        while len(self._remembered) > MAX_REMEMBERED:
+            self._remembered.popitem(last=False)
+        return who
+
+    async def _ask(self, token: str) -> Who | None:
+        if self._clock() < self._forbidden_until:
+            return await self._keys.who(token)
         body = {
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenReview",
             "spec": {"token": token, "audiences": [AUDIENCE]},
         }
         try:
-            answer = await self._api.request("POST", TOKEN_REVIEWS, body)
+            return pod_of_review(await self._api.request("POST", TOKEN_REVIEWS, body))
         except ApiError as error:
-            structlog.get_logger("windlass.reviews").warning("token.not_reviewed", error=str(error))
-            raise NotActingError("whose control token it is can't be asked of the API server now") from error
-        who = pod_of_review(answer)
-        self._remembered[key] = (who, now + (BAD_SECONDS if who is None else GOOD_SECONDS))
-        self._remembered.move_to_end(key)
-        while len(self._remembered) > MAX_REMEMBERED:
-            self._remembered.popitem(last=False)
-        return who
+            if error.status != FORBIDDEN:
+                raise
+            self._forbidden_until = self._clock() + FORBIDDEN_SECONDS
+            structlog.get_logger("windlass.reviews").info(
+                "tokens.by_keys", reason=str(error), effect="control tokens are checked by the issuer's keys"
+            )
+            return await self._keys.who(token)
 
 
 def pod_of_review(answer: Object) -> Who | None:

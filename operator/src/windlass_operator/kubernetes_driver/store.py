@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from windlass_contract.document import DocumentError
@@ -30,7 +30,7 @@ class NamespaceEndsError(StoreError):
 
 
 class ConfigMapStore:
-    """The durable objects of all servers; `look` confirms all of them by one request for each namespace."""
+    """The durable objects of all servers; `look` confirms all those of a namespace by one request."""
 
     def __init__(self, api: Api, clock: Callable[[], float] = time.monotonic) -> None:
         self._api = api
@@ -38,23 +38,23 @@ class ConfigMapStore:
         self._known: dict[str, tuple[str, float]] = {}
         """By key: the generation that was seen last (empty: none), and when."""
 
-    async def look(self, namespaces: Iterable[str | None]) -> set[str]:
-        """Looks at the generations of all objects; returns the keys whose generation is news. Raises `ApiError`."""
+    async def look(self, namespace: str | None) -> set[str]:
+        """Looks at the generations of all objects of a namespace (None: of all); returns the keys whose generation is
+        news. Raises `ApiError`.
+        """
         started = self._clock()
         found: dict[str, str] = {}
-        looked_at = set(namespaces)
-        for namespace in looked_at:
-            answer = await self._api.request(
-                "GET", collection("configmaps", namespace), query={"labelSelector": SELECTOR}, accept=METADATA_ONLY
-            )
-            for item in answer.get("items") or ():
-                key = _key_of(item)
-                if key:
-                    found[key] = _generation(item)
+        answer = await self._api.request(
+            "GET", collection("configmaps", namespace), query={"labelSelector": SELECTOR}, accept=METADATA_ONLY
+        )
+        for item in answer.get("items") or ():
+            key = _key_of(item)
+            if key:
+                found[key] = _generation(item)
         changed = set()
         for key in self._known.keys() | found.keys():
             generation, at = self._known.get(key, ("", 0.0))
-            if at > started or (None not in looked_at and key.partition("/")[0] not in looked_at):
+            if at > started or namespace not in (None, key.partition("/")[0]):
                 continue
             now = found.get(key, "")
             if now != generation:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,17 +25,19 @@ from .store import SUFFIX
 SPEC_INVALID = "SpecInvalid"
 NO_REPLICAS = "NoReplicas"
 MAX_NOTE = 1000
+REWRITE_SECONDS = 5.0
+"""Between writes of one and the same status: two operators that disagree must not answer each other's all the time."""
 
 
 class ClusterPeople:
     """Patches statuses where they aren't what they should be, and posts Events."""
 
-    def __init__(self, api: Api, cluster: Cluster, instance: str) -> None:
+    def __init__(self, api: Api, cluster: Cluster, instance: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._api = api
         self._cluster = cluster
         self._instance = instance
-        self._done: dict[tuple[str, str], tuple[int, ModelVersionStatus]] = {}
-        """By ModelVersion: the resource version whose status was seen to be this one."""
+        self._clock = clock
+        self._done: dict[tuple[str, str], _Done] = {}
         self._log = structlog.get_logger("windlass.kubernetes")
 
     async def show_statuses(self, key: str, statuses: Mapping[str, ModelVersionStatus]) -> None:
@@ -46,10 +50,10 @@ class ClusterPeople:
                 status = status.model_copy(update={"observed_generation": seen.generation})
             if status is not None:
                 status = self._explained(key, status)
-            if status is None or self._done.get(seen.id) == (seen.version, status):
+            if status is None or not self._due(seen, status):
                 continue
             try:
-                self._done[seen.id] = (await self._patch(seen, status), status)
+                self._done[seen.id] = _Done(await self._patch(seen, status), status, self._clock())
             except ApiError as error:
                 if error.status != NOT_FOUND:  # deleted just now
                     self._log.error(
@@ -103,6 +107,12 @@ class ClusterPeople:
             "reportingInstance": self._instance[:128],
         }
 
+    def _due(self, seen: SeenObject, status: ModelVersionStatus) -> bool:
+        done = self._done.get(seen.id)
+        if done is None or done.status != status:
+            return True
+        return done.version != seen.version and self._clock() - done.at >= REWRITE_SECONDS
+
     async def _patch(self, seen: SeenObject, status: ModelVersionStatus) -> int:
         """Makes the status so; returns the resource version at which it is."""
         wanted = desired(status, seen.status, datetime.now(UTC))
@@ -118,6 +128,14 @@ class ClusterPeople:
         written = model_version_of(answer)
         self._cluster.model_versions.put(written)
         return written.version
+
+
+@dataclass(frozen=True)
+class _Done:
+    version: int
+    """The resource version whose status was seen to be `status`."""
+    status: ModelVersionStatus
+    at: float
 
 
 def desired(status: ModelVersionStatus, there: Mapping[str, Any], now: datetime) -> dict[str, Any]:

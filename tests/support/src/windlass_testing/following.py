@@ -42,7 +42,9 @@ class Replica:
         token: Callable[[], str],
         server: str,
         trusted: Callable[[], ssl.SSLContext | None] = lambda: None,
+        report_seconds: float = 0.1,
     ) -> None:
+        self._report_seconds = report_seconds
         self.name, self.server = name, server
         self._url, self._token, self._trusted = url, token, trusted
         self._secure = False
@@ -84,7 +86,7 @@ class Replica:
             timeout = aiohttp.ClientTimeout(total=10)
             async with aiohttp.ClientSession(timeout=timeout) as self._http, asyncio.TaskGroup() as group:
                 group.create_task(self._often(self._poll, 0.02))
-                group.create_task(self._often(self._report, 0.1))
+                group.create_task(self._often(self._report, self._report_seconds))
         if self._secure:
             # aiohttp closes TLS connections a moment after their session, and gives no sign of it.
             await asyncio.sleep(0.3)

@@ -1,0 +1,120 @@
+"""Control tokens by the issuer's keys: real keys and signatures, no API server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from windlass_operator.kubernetes_driver.api import ApiError
+from windlass_operator.kubernetes_driver.issuer import CONFIGURATION, UNKNOWN_KEY_SECONDS, IssuerKeys, keys_of
+
+ISSUER = "https://kubernetes.default.svc.cluster.local"
+AUDIENCE = "windlass-operator"
+RSA = rsa.generate_private_key(65537, 2048)
+OTHER = rsa.generate_private_key(65537, 2048)
+CURVE = ec.generate_private_key(ec.SECP256R1())
+POD = {"namespace": "vision", "pod": {"name": "p", "uid": "u"}, "serviceaccount": {"name": "default", "uid": "s"}}
+
+
+def published(kid: str, key: Any, algorithm: str) -> dict[str, Any]:
+    form = jwt.algorithms.ECAlgorithm if algorithm.startswith("ES") else jwt.algorithms.RSAAlgorithm
+    return {**json.loads(form.to_jwk(key.public_key())), "kid": kid, "alg": algorithm, "use": "sig"}
+
+
+class Server:
+    """Answers as the API server does, and counts."""
+
+    def __init__(self, *keys: dict[str, Any]) -> None:
+        self.keys = list(keys)
+        self.asked = 0
+        self.away = False
+
+    async def request(self, verb: str, path: str) -> dict[str, Any]:
+        if self.away:
+            raise ApiError(f"{verb} {path}: out of reach")
+        self.asked += 1
+        return {"issuer": ISSUER} if path == CONFIGURATION else {"keys": self.keys}
+
+
+def token(key: Any = RSA, algorithm: str = "RS256", kid: str = "one", **claims: Any) -> str:
+    now = int(time.time())
+    said = {"iss": ISSUER, "aud": [AUDIENCE], "sub": "system:serviceaccount:vision:default"}
+    said |= {"iat": now, "nbf": now, "exp": now + 600, "kubernetes.io": POD, **claims}
+    present = {name: value for name, value in said.items() if value is not None}
+    return jwt.encode(present, key, algorithm=algorithm, headers={"kid": kid})
+
+
+def issuer(*keys: dict[str, Any], **options: Any) -> IssuerKeys:
+    server: Any = Server(*(keys or (published("one", RSA, "RS256"), published("two", CURVE, "ES256"))))
+    return IssuerKeys(server, AUDIENCE, **options)
+
+
+NOW = int(time.time())
+
+
+@pytest.mark.parametrize(
+    ("given", "known"),
+    [
+        (token(), True),
+        (token(CURVE, "ES256", "two"), True),
+        (token(OTHER), False),
+        (token(kid="three"), False),
+        (token(RSA, "RS512"), False),  # not what the key is for
+        (token("a secret that is long enough for HMAC-SHA256", "HS256"), False),
+        (token(None, "none"), False),
+        (token(aud=["https://kubernetes.default.svc"]), False),
+        (token(aud=None), False),
+        (token(iss="https://elsewhere"), False),
+        (token(exp=NOW - 60), False),
+        (token(exp=None), False),
+        (token(nbf=NOW + 600), False),
+        (token(**{"kubernetes.io": None}), False),
+        (token(**{"kubernetes.io": {"namespace": "vision", "serviceaccount": {"name": "default"}}}), False),
+        (token(**{"kubernetes.io": {**POD, "pod": {"name": "p", "uid": 1}}}), False),
+        (token(**{"kubernetes.io": ["vision"]}), False),
+        ("nonsense", False),
+        ("a.b.c", False),
+        ("", False),
+    ],
+)
+def test_only_tokens_of_pods_for_us_that_the_issuer_signed_are_known(given: str, known: bool) -> None:
+    assert asyncio.run(issuer().who(given)) == (("vision", "p", "u") if known else None)
+
+
+def test_keys_are_read_once_and_again_when_they_were_rotated() -> None:
+    now = [1000.0]
+    server: Any = Server(published("one", RSA, "RS256"))
+    keys = IssuerKeys(server, AUDIENCE, lambda: now[0])
+
+    async def ask(given: str) -> Any:
+        return await keys.who(given)
+
+    assert asyncio.run(ask(token())) is not None
+    assert asyncio.run(ask(token())) is not None
+    assert server.asked == 2, "issuer and keys"
+    server.keys.append(published("new", OTHER, "RS256"))
+    assert asyncio.run(ask(token(OTHER, kid="new"))) is None, "nonsense must not make it ask each time"
+    assert server.asked == 2
+    now[0] += UNKNOWN_KEY_SECONDS + 1
+    assert asyncio.run(ask(token(OTHER, kid="new"))) == ("vision", "p", "u")
+
+
+def test_without_the_api_server_nobody_is_refused_for_good() -> None:
+    server: Any = Server(published("one", RSA, "RS256"))
+    server.away = True
+    keys = IssuerKeys(server, AUDIENCE)
+    with pytest.raises(ApiError):
+        asyncio.run(keys.who(token()))
+    server.away = False
+    assert asyncio.run(keys.who(token())) is not None
+
+
+@pytest.mark.parametrize("value", [{}, {"keys": None}, {"keys": [None, {}, {"kty": "oct", "k": "AA", "kid": "x"}]}])
+def test_keys_that_are_none_are_passed_over(value: Any) -> None:
+    assert keys_of(value) == {}
