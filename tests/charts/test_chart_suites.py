@@ -22,4 +22,4 @@ def test_every_template_has_a_suite(chart: Path) -> None:
         if path.is_file() and not path.name.startswith("_")
     }
     suites = [yaml.safe_load(path.read_text()) for path in (chart / "tests").glob("*_test.yaml")]
-    assert {template for suite in suites for template in suite["templates"]} == templates
+    assert {name.removeprefix("templates/") for suite in suites for name in suite["templates"]} == templates
