@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import resource
 import signal
@@ -21,8 +20,10 @@ from windlass_server.api.access import ApiKeys, KeyFileError
 from windlass_server.connections import ConnectionLimits, Connections
 from windlass_server.hosting.confinement import hide_from_others
 from windlass_server.hosting.image_decoder import DecoderSettings, ImageDecoder
+from windlass_server.hosting.json_helpers import JsonHelpers, JsonSettings
 from windlass_server.hosting.launcher import Launcher, LauncherError
 from windlass_server.hosting.memory import Room
+from windlass_server.hosting.processes import give_memory_back
 from windlass_server.hosting.resident import Resident, ResidentSettings, VersionSpec
 from windlass_server.hosting.slot import HeldResident, Order
 from windlass_server.listening import Listener, StartError
@@ -41,9 +42,6 @@ PREDICTIONS_CLOSE_SECONDS = 2.0
 """Of those; what isn't in the database then is on disk, and stored after the next start."""
 
 
-M_MMAP_THRESHOLD = -3
-"""Of glibc's malloc.h."""
-LARGE_BYTES = 1024 * 1024
 OTHER_FILES = 256
 """Open files besides clients' connections: workers, logs, the database."""
 MAX_PREDICTIONS_FILE_BYTES = 16 * 1024
@@ -69,7 +67,7 @@ async def serve(settings: Settings) -> None:
     clients = Listener(settings.host, settings.port, "clients", "--port")
     numbers = Listener(settings.metrics_host or settings.host, settings.metrics_port, "metrics", "--metrics-port")
     _hide()
-    _give_memory_back()
+    give_memory_back()
     # Before any secret is read: workers descend from it.
     launcher = Launcher()
     try:
@@ -86,6 +84,10 @@ async def serve(settings: Settings) -> None:
             deadline=settings.image_deadline,
         ),
     )
+    json = JsonHelpers(
+        launcher,
+        JsonSettings(limits=settings.limits, deadline=settings.request_deadline, at_work=settings.max_received_bytes),
+    )
     connections = Connections(_connection_limits(settings))
     room = Room(settings.memory_reserve)
     replica = Replica(
@@ -94,6 +96,7 @@ async def serve(settings: Settings) -> None:
         _resident_maker(settings, launcher, room),
         connections,
         images,
+        json,
         keys,
         confinement=lambda: launcher.confinement,
         room=room,
@@ -121,6 +124,7 @@ async def serve(settings: Settings) -> None:
         await replica.close()
         await numbers.close(END_RESERVE_SECONDS)
         await images.close()
+        await json.close()
         await launcher.close()
         if storage.predictions is not None:
             await asyncio.to_thread(storage.predictions.close, PREDICTIONS_CLOSE_SECONDS)
@@ -155,14 +159,6 @@ def _stop_on_signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     return stop
-
-
-def _give_memory_back() -> None:
-    """What is as large as a client's body is given back to the system as soon as it is freed. The C library would learn
-    from the first large ones to keep them, and fall to pieces over those that grow side by side."""
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; others have no such habit
-    if set_option is not None:
-        set_option(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def _hide() -> None:

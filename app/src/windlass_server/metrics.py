@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from windlass_contract.report import VersionReport, VersionState
 from windlass_server.api.bodies import Bodies
+from windlass_server.api.json_work import JsonWork
 from windlass_server.connections import Connections, Ended
 from windlass_server.hosting.host import Host
 from windlass_server.hosting.meter import BUCKETS_SECONDS, Meter
@@ -38,10 +39,11 @@ _PROTOCOLS = (("/v1/", "tfs_v1"), ("/v2", "oip_v2"), ("/predict", "predict"))
 class Traffic:
     """Counts HTTP answers by protocol and code, around the whole application, and closes connections while draining."""
 
-    def __init__(self, app: ASGIApp, is_draining: Callable[[], bool], bodies: Bodies) -> None:
+    def __init__(self, app: ASGIApp, is_draining: Callable[[], bool], bodies: Bodies, json: JsonWork) -> None:
         self._app = app
         self._is_draining = is_draining
         self.bodies = bodies
+        self.json = json
         self.answers: Counter[tuple[str, str]] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -129,11 +131,12 @@ class _Replica(Collector):
         yield http
         yield GaugeMetricFamily("windlass_connections", "Clients' open connections", value=len(self._connections.open))
         bodies = self._traffic.bodies
+        without_room = bodies.given_up + self._traffic.json.refused
         yield GaugeMetricFamily(
             "windlass_received_bytes", "Larger bodies that are received or worked on, and their JSON", value=bodies.held
         )
         yield CounterMetricFamily(
-            "windlass_requests_without_room", "Requests answered 429 for want of room for bodies", value=bodies.given_up
+            "windlass_requests_without_room", "Requests answered 429 for want of room for bodies", value=without_room
         )
         ended = CounterMetricFamily(
             "windlass_connections_ended", "Connections that the replica ended, by reason", labels=["reason"]

@@ -18,7 +18,7 @@ from windlass_server.api.access import ApiKeys
 from windlass_server.api.app import create_app
 from windlass_server.api.bodies import Bodies
 from windlass_server.api.images import ImageDecoding
-from windlass_server.api.limits import Limits
+from windlass_server.api.json_work import JsonWork
 from windlass_server.connections import Connections
 from windlass_server.following.follower import Follower
 from windlass_server.following.subscription import Subscription
@@ -68,6 +68,7 @@ class Replica:
         make_resident: MakeResident,
         connections: Connections,
         images: ImageDecoding,
+        json: JsonWork,
         keys: ApiKeys | None = None,
         confinement: Callable[[], Mapping[str, str]] = dict,
         room: Room | None = None,
@@ -98,21 +99,17 @@ class Replica:
         application = create_app(
             self.host,
             instance=self.instance,
-            limits=Limits(
-                max_body_bytes=settings.max_body_bytes,
-                max_json_bytes=settings.max_body_bytes,
-                max_tensor_elements=settings.max_tensor_elements,
-                max_image_pixels=settings.max_image_pixels,
-            ),
+            limits=settings.limits,
             predictions=storage.predictions,
             health=self.health,
             strict_tfs=settings.strict_tfs,
             keys=keys,
             images=images,
+            json=json,
             cors_origins=settings.cors_origin,
             bodies=bodies,
         )
-        traffic = Traffic(application, lambda: self._draining, bodies)
+        traffic = Traffic(application, lambda: self._draining, bodies, json)
         self.app: ASGIApp = traffic
         loop = asyncio.get_running_loop()
         self.metrics: ASGIApp = metrics_app(

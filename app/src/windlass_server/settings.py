@@ -17,6 +17,7 @@ from windlass_contract.control import SERVER_METRICS_PORT, SERVER_PORT
 from windlass_contract.health import HEALTH
 from windlass_contract.identifiers import ServerName
 from windlass_server.api.cors import check_origin
+from windlass_server.api.limits import Limits
 
 ENV_PREFIX = "WINDLASS_"
 UNMANAGED_SERVER = "default"
@@ -212,6 +213,16 @@ class Settings(BaseSettings):
     def managed(self) -> bool:
         """Whether a plan source is set."""
         return self.operator is not None or self.plan_file is not None
+
+    @property
+    def limits(self) -> Limits:
+        """How much of a request is read."""
+        return Limits(
+            max_body_bytes=self.max_body_bytes,
+            max_json_bytes=self.max_body_bytes,
+            max_tensor_elements=self.max_tensor_elements,
+            max_image_pixels=self.max_image_pixels,
+        )
 
     @property
     def server_name(self) -> str:

@@ -1,6 +1,7 @@
 """Element types in their three names (Open Inference Protocol, TensorFlow, numpy), and tensors as bytes.
 
-BYTES tensors are numpy arrays of dtype object holding `bytes`. Raw form is the Open Inference Protocol's: little
+BYTES tensors are numpy arrays of dtype object holding `bytes`; where they are only passed on, `PackedStrings` spares an
+object for each of a million elements. Raw form is the Open Inference Protocol's: little
 endian, row-major; BOOL one byte per element; BYTES four bytes of length (little endian) and the bytes, per element.
 """
 
@@ -73,8 +74,38 @@ def element_count(shape: Sequence[int]) -> int:
     return count
 
 
+class PackedStrings(np.ndarray[Any, Any]):
+    """A BYTES tensor that stays in its raw form: shape and datatype are there, elements only after `unpacked`."""
+
+    raw: memoryview
+
+    @classmethod
+    def of(cls, data: bytes | memoryview, shape: Sequence[int]) -> PackedStrings:
+        """`data`: the raw form of so many elements, which isn't looked into. Raises `ValueError` when there are more
+        than it can hold."""
+        if any(dimension < 0 for dimension in shape) or element_count(shape) * 4 > len(data):
+            raise ValueError(f"{len(data)} bytes can't hold the elements of shape {list(shape)}")
+        # All elements are one: None, whose use as bytes is an error.
+        nothing = np.broadcast_to(np.array(None, dtype=object), tuple(shape))
+        packed = nothing.view(cls)
+        packed.raw = memoryview(data)
+        return packed
+
+
+def unpacked(tensor: Tensor) -> Tensor:
+    """With its elements. Raises `ValueError` when the raw form of packed strings is broken."""
+    return from_raw(tensor.raw, DataType.BYTES, tensor.shape) if isinstance(tensor, PackedStrings) else tensor
+
+
+def raw_size(tensor: Tensor) -> int:
+    """Bytes of the tensor, in its raw form where it is packed."""
+    return len(tensor.raw) if isinstance(tensor, PackedStrings) else tensor.nbytes
+
+
 def to_raw(tensor: Tensor) -> bytes | memoryview:
     """The raw form of a tensor."""
+    if isinstance(tensor, PackedStrings):
+        return tensor.raw
     if datatype_of(tensor) is DataType.BYTES:
         parts: list[bytes] = []
         for element in tensor.ravel():

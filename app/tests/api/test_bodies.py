@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from windlass_server.api import bodies as bodies_module
-from windlass_server.api.bodies import LIST_BYTES, OBJECT_BYTES, SMALL_BYTES, VALUE_BYTES, Bodies
+from windlass_server.api.bodies import SMALL_BYTES, Bodies
 from windlass_server.api.exchange import Request
 from windlass_server.api.limits import Limits
 from windlass_server.errors import ServingError
@@ -130,35 +130,32 @@ def test_a_body_that_is_complete_keeps_its_room_until_it_is_answered(clock):
     play(scenario)
 
 
-def test_json_takes_room_for_its_lists_and_objects(clock):
+def test_what_a_body_becomes_may_need_more_room_than_its_text(clock):
     async def scenario():
-        bodies = Bodies(64 * MIB)
-        text = b'{"instances":[' + b"[1]," * SMALL_BYTES + b"[1]]}"
-        sender = Sender(bodies)
-        await sender.send(text, more=False)
-        await sender.read.wait()
-        rows = SMALL_BYTES + 1
-        assert bodies.held == len(text) + VALUE_BYTES * (rows - 1) + LIST_BYTES * (rows + 1) + OBJECT_BYTES
+        bodies = Bodies(4 * MIB)
+        with bodies.body() as small, bodies.body() as first, bodies.body() as second:
+            small.became(64 * MIB)  # of a small body
+            first.grew(MIB)
+            second.grew(MIB)
+            first.became(MIB // 4)
+            assert bodies.held == 2 * MIB
+            first.became(2 * MIB)
+            assert bodies.held == 3 * MIB
+            with pytest.raises(ServingError, match="too many large requests") as caught:
+                second.became(3 * MIB)
+            assert (caught.value.http_status, caught.value.unread) == (429, False)
+        assert (bodies.held, bodies.given_up) == (0, 1)
 
     play(scenario)
 
 
-def test_json_takes_room_for_its_values_and_one_that_takes_all_is_worked_on_alone(clock):
+def test_one_that_becomes_more_than_there_is_is_worked_on_alone(clock):
     async def scenario():
-        bodies = Bodies(2 * MIB)
-        text = b"1," * (SMALL_BYTES // 2) + b"1"
-        small, large = Sender(bodies), Sender(bodies)
-        await small.send(text, more=False)
-        await small.read.wait()
-        assert bodies.held == len(text) + VALUE_BYTES * text.count(b",")
-        await large.send(text, more=False)
-        assert await large.answered() == (429, 1)
-        assert await small.answered() == (200, len(text))
-        alone = Sender(bodies)
-        await alone.send(b"1," * (MIB // 2), more=False)
-        await alone.read.wait()
-        assert bodies.held == bodies.most
-        assert await alone.answered() == (200, MIB)
+        bodies = Bodies(4 * MIB)
+        with bodies.body() as alone:
+            alone.grew(MIB)
+            alone.became(64 * MIB)
+            assert bodies.held == bodies.most
         assert bodies.held == 0
 
     play(scenario)

@@ -35,7 +35,7 @@ async def decoding(**settings):
 
 
 def only_process(decoder):
-    return decoder._idle[0].process.pid
+    return decoder.helpers._unused[0].process.pid
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
@@ -47,7 +47,7 @@ def test_it_decodes_as_this_process_would_and_goes_on_with_the_same_process(imag
             for _ in range(3):
                 tensor = await decoder.decode(data, header, HOW, SPEC)
                 np.testing.assert_array_equal(tensor, image_tensor(data, header, HOW, SPEC))
-            assert decoder.started == 1
+            assert decoder.helpers.started == 1
 
     asyncio.run(test())
 
@@ -79,7 +79,7 @@ def test_a_broken_image_is_the_clients_fault_and_the_process_stays(images):
                 with pytest.raises(ServingError, match="the image can't be read") as caught:
                     await decoder.decode(data, read_header(data), HOW, SPEC)
                 assert caught.value.code is Code.INVALID_ARGUMENT
-            assert decoder.started == 1
+            assert decoder.helpers.started == 1
 
     asyncio.run(test())
 
@@ -109,14 +109,14 @@ def test_a_decoder_that_dies_takes_one_request_along(images, number, code):
             os.kill(pid, signal.SIGSTOP)  # so that it dies at work, however fast it is
             at_work = asyncio.create_task(decoder.decode(large, read_header(large), HOW, SPEC))
             behind = asyncio.create_task(decoder.decode(small, read_header(small), HOW, SPEC))
-            await until(lambda: not decoder._idle)
+            await until(lambda: not decoder.helpers._unused)
             os.kill(pid, number)
             os.kill(pid, signal.SIGCONT)
             with pytest.raises(ServingError) as caught:
                 await at_work
             assert caught.value.code is code
             assert (await behind).shape == (1, 8, 8, 3)
-            assert decoder.started == 2
+            assert decoder.helpers.started == 2
 
     asyncio.run(test())
 
@@ -144,7 +144,7 @@ def test_a_client_that_leaves_frees_its_turn(images):
             await decoder.decode(small, read_header(small), HOW, SPEC)
             os.kill(only_process(decoder), signal.SIGSTOP)
             left = asyncio.create_task(decoder.decode(small, read_header(small), HOW, SPEC))
-            await until(lambda: not decoder._idle)
+            await until(lambda: not decoder.helpers._unused)
             left.cancel()
             assert (await decoder.decode(small, read_header(small), HOW, SPEC)).shape == (1, 8, 8, 3)
 
@@ -155,6 +155,6 @@ def test_a_model_that_decodes_by_itself_needs_no_decoder(images):
     async def test():
         async with decoding() as decoder:
             tensor = await decoder.decode(b"anything", ImageHeader("PNG", 1, 1, 1), HOW, BYTES)
-            assert (tensor.tolist(), decoder.started) == ([b"anything"], 0)
+            assert (tensor.tolist(), decoder.helpers.started) == ([b"anything"], 0)
 
     asyncio.run(test())

@@ -10,6 +10,8 @@ from host_rig import Rig, plan, play
 
 from windlass_server.api.app import create_app
 from windlass_server.api.bodies import Bodies
+from windlass_server.api.json_work import WorkHere
+from windlass_server.api.limits import Limits
 from windlass_server.connections import Connections
 from windlass_server.health import Facts, PlanSource, ReplicaHealth
 from windlass_server.metrics import Exposition, Traffic
@@ -35,7 +37,7 @@ def test_requests_to_names_and_versions_that_nobody_planned_add_no_label():
         bodies = Bodies()
         health = ReplicaHealth(lambda _: Facts(PlanSource.OPERATOR), lambda: datetime.now(UTC))
         app = create_app(rig.host, instance="i", predictions=None, health=health, bodies=bodies)
-        traffic = Traffic(app, lambda: False, bodies)
+        traffic = Traffic(app, lambda: False, bodies, WorkHere(Limits()))
         metrics = Exposition(rig.host, traffic, Connections(), None, lambda: True, time.monotonic)
 
         def series() -> set[str]:

@@ -21,6 +21,7 @@ from .docs import DOCS_PATTERN, Docs
 from .exchange import Answer, Handler, ProtocolRoute, Request, json_answer, method_not_allowed
 from .health import health_handlers
 from .images import ImageDecoding, ThreadDecoder
+from .json_work import JsonWork, WorkHere
 from .limits import Limits
 from .oip_v2 import PATTERN as V2
 from .oip_v2 import OipV2
@@ -49,6 +50,7 @@ def create_app(
     cors_origins: Sequence[str] = (),
     images: ImageDecoding | None = None,
     bodies: Bodies | None = None,
+    json: JsonWork | None = None,
 ) -> FastAPI:
     """The application over what is hosted.
 
@@ -56,11 +58,12 @@ def create_app(
     `/monitoring/prometheus/metrics` where they have no port of their own. `strict_tfs`: `/v1/` bodies without KServe's
     fields. `keys`: those that may ask (None: everyone). `cors_origins`: whose web pages may.
     `images`: who decodes images (None: threads of this process). `bodies`: counts what is received (None: its own).
+    `json`: who reads and writes large JSON (None: threads of this process).
     Errors are `{"error": "…"}`; each answer has an `X-Request-Id`, the client's or a new one.
     """
     bounds = limits or Limits()
     bodies = bodies or Bodies()
-    service = Service(hosting, instance, bounds, predictions, strict_tfs)
+    service = Service(hosting, instance, bounds, json or WorkHere(bounds), predictions, strict_tfs)
     app = FastAPI(title="Windlass", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     handlers: dict[str, Handler] = {
         V1: TfsV1(service),

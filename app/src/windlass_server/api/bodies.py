@@ -16,12 +16,6 @@ from windlass_server.errors import Code, ServingError
 
 SMALL_BYTES = 64 * 1024
 """Up to here a body doesn't count."""
-VALUE_BYTES = 32
-"""What a value of JSON takes once it is a Python object, besides its text: a float and the reference to it."""
-LIST_BYTES = 88
-"""What a list takes besides its values: with a row for each number that is most of all."""
-OBJECT_BYTES = 240
-"""What an object takes besides its values."""
 DEFAULT_BYTES = 256 * 1024 * 1024
 _RECENT_SECONDS = 2.0
 """How long ago a byte arrived, for its weight in a body's speed to be a third."""
@@ -115,15 +109,15 @@ class Body:
         if self._task is not None:
             self._all.settled(self)
 
-    def complete(self, content: bytes) -> None:
-        """Takes room for what becomes of it: JSON has a comma for each value. Raises `ServingError`."""
+    def became(self, size: int) -> None:
+        """It was read: there are tensors of so many bytes now, for which it may need more room than its text did.
+        Raises `ServingError`."""
         if self._held:
-            more = VALUE_BYTES * content.count(b",") + LIST_BYTES * content.count(b"[")
-            more += OBJECT_BYTES * content.count(b"{")
             # One that takes all there is can be worked on alone.
-            more = min(more, self._all.most - self._held)
-            self._all.take_more(more)
-            self._held += more
+            more = min(size - self._held, self._all.most - self._held)
+            if more > 0:
+                self._all.take_more(more)
+                self._held += more
 
     def give_up(self) -> None:
         """For the sake of another: what reads it is interrupted, and told by `interrupted`."""

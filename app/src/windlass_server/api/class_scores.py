@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from windlass_contract.manifest import Manifest
 from windlass_server.tensors import Tensor
 
 _SUM_TOLERANCE = 1e-2
 
 
-def find_scores(manifest: Manifest, outputs: Mapping[str, Tensor]) -> Tensor | None:
+def find_scores(classes: Sequence[str], outputs: Mapping[str, Tensor]) -> Tensor | None:
     """The output that looks like class scores, as floats of shape [rows, classes]; None when none does.
 
-    With class names in the manifest: the only float output with one score per name. Without: the only output, when
-    its rows are probabilities.
+    With names of `classes`: the only float output with one score per name. Without: the only output, when its rows are
+    probabilities.
     """
-    candidates = [
-        scores for tensor in outputs.values() if (scores := _as_rows(tensor, len(manifest.classes))) is not None
-    ]
+    candidates = [scores for tensor in outputs.values() if (scores := _as_rows(tensor, len(classes))) is not None]
     if len(candidates) != 1:
         return None
-    if not manifest.classes and (len(outputs) != 1 or not _probabilities(candidates[0])):
+    if not classes and (len(outputs) != 1 or not _probabilities(candidates[0])):
         return None
     return candidates[0]
 
@@ -43,16 +40,22 @@ def _probabilities(rows: Tensor) -> bool:
     return bool(np.all((wide >= 0) & (wide <= 1)) and np.all(np.abs(wide.sum(axis=1) - 1) <= _SUM_TOLERANCE))
 
 
-def top_classes(manifest: Manifest, scores: Tensor, count: int) -> list[dict[str, Any]]:
+def first_row(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The outputs of the first of a batch's rows, for `find_scores`."""
+    return {name: tensor[:1] if tensor.ndim == 2 else tensor for name, tensor in outputs.items()}
+
+
+def top_classes(classes: Sequence[str], scores: Tensor, count: int) -> list[dict[str, Any]]:
     """The classes with the highest of `scores` (shape [classes]), highest first; NaN comes last."""
     values = scores.astype(np.float64)
-    order = np.argsort(np.where(np.isnan(values), np.inf, -values), kind="stable")[:count]
+    ranks = np.where(np.isnan(values), np.inf, -values)
+    order = [int(np.argmin(ranks))] if count == 1 else np.argsort(ranks, kind="stable")[:count].tolist()
     # The shortest text of the model's own precision: float32 0.9 is 0.9, not 0.8999999761581421.
     short = scores if scores.dtype.name != "bfloat16" else scores.astype(np.float32)
     return [
         {
-            "class": manifest.classes[index] if index < len(manifest.classes) else str(index),
-            "index": int(index),
+            "class": classes[index] if index < len(classes) else str(index),
+            "index": index,
             "score": float(str(short[index])),
         }
         for index in order

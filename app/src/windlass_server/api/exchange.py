@@ -65,15 +65,13 @@ class Request:
     async def body(self) -> bytes:
         """The decompressed body. Raises `ServingError` PAYLOAD_TOO_LARGE, INVALID_ARGUMENT or RESOURCE_EXHAUSTED."""
         try:
-            content = await read_body(self.receive, self.headers, self.limits.max_body_bytes, self.arriving.grew)
+            return await read_body(self.receive, self.headers, self.limits.max_body_bytes, self.arriving.grew)
         except asyncio.CancelledError:
             if self.arriving.interrupted():
                 raise no_room() from None
             raise
         finally:
             self.arriving.settle()
-        self.arriving.complete(content)
-        return content
 
 
 @dataclass(frozen=True)

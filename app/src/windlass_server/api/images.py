@@ -20,7 +20,7 @@ from windlass_server.errors import Code, ServingError
 from windlass_server.tensors import NUMPY_TYPE, Tensor
 
 from .limits import Limits
-from .serving import fits, shape_text
+from .signatures import fits, shape_text
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}

@@ -1,4 +1,4 @@
-"""An inference request of the Open Inference Protocol v2 and its answer, in JSON or with the binary extension."""
+"""An inference request of the Open Inference Protocol v2, in JSON or with the binary extension."""
 
 from __future__ import annotations
 
@@ -6,18 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from windlass_contract.manifest import Signature
 from windlass_server.errors import Code, ServingError
-from windlass_server.hosting.hosting import Admission
-from windlass_server.tensors import Tensor, datatype_of
+from windlass_server.tensors import Tensor
 
-from .exchange import JSON, Answer
 from .json_text import JsonSyntaxError, parse, shown
 from .limits import Limits
-from .oip_tensors import from_binary, from_json, from_raw_body, read_datatype, read_shape, refuse, to_binary, to_json
-from .serving import default_signature, fits, shape_text
+from .oip_tensors import from_binary, from_json, from_raw_body, read_datatype, read_shape, refuse
+from .signatures import Interface, default_signature, fits, shape_text
 
 LENGTH_HEADER = b"inference-header-content-length"
 _SIGNATURE_HINT = "name one in the request's parameter signature_name"
@@ -36,11 +32,11 @@ class Inference:
     """What the client asked for; None: all."""
 
 
-def read_inference(body: bytes, headers: Mapping[bytes, bytes], admission: Admission, limits: Limits) -> Inference:
+def read_inference(body: bytes, headers: Mapping[bytes, bytes], interface: Interface, limits: Limits) -> Inference:
     """Checks a request against the model's signature. Raises `ServingError`."""
     length = _header_length(headers.get(LENGTH_HEADER), len(body))
     if length == 0:
-        return _raw_request(body, admission)
+        return _raw_request(body, interface)
     try:
         document = parse(body if length is None else body[:length], limits)
     except JsonSyntaxError as error:
@@ -51,10 +47,10 @@ def read_inference(body: bytes, headers: Mapping[bytes, bytes], admission: Admis
     if request_id is not None and not isinstance(request_id, str):
         raise refuse(f"'id' must be a string, got {shown(request_id)}")
     parameters = _parameters(document, "the request")
-    name, signature = _signature(parameters, admission)
+    name, signature = _signature(parameters, interface)
     tail = memoryview(body)[len(body) if length is None else length :]
-    inputs = _inputs(document, tail, signature, admission, limits)
-    wanted, named = _outputs(document, parameters, signature, admission)
+    inputs = _inputs(document, tail, signature, interface, limits)
+    wanted, named = _outputs(document, parameters, signature, interface)
     return Inference(request_id, name, inputs, wanted, named)
 
 
@@ -69,16 +65,16 @@ def _header_length(value: bytes | None, body_length: int) -> int | None:
     return length
 
 
-def _raw_request(body: bytes, admission: Admission) -> Inference:
+def _raw_request(body: bytes, interface: Interface) -> Inference:
     """The whole body is the only input, one batch entry; all outputs come back as binary."""
-    name, signature = default_signature(admission, _SIGNATURE_HINT)
+    name, signature = default_signature(interface, _SIGNATURE_HINT)
     if len(signature.inputs) != 1:
         raise refuse(
-            f"a raw request needs a model with one input; model '{admission.model}' has {len(signature.inputs)}: "
+            f"a raw request needs a model with one input; model '{interface.model}' has {len(signature.inputs)}: "
             "send the JSON header"
         )
     input_name, spec = next(iter(signature.inputs.items()))
-    tensor = from_raw_body(body, spec, input_name, admission.model)
+    tensor = from_raw_body(body, spec, input_name, interface.model)
     return Inference(None, name, {input_name: tensor}, dict.fromkeys(signature.outputs, True), None)
 
 
@@ -91,22 +87,22 @@ def _parameters(value: dict[str, Any], where: str) -> dict[str, Any]:
     return parameters
 
 
-def _signature(parameters: dict[str, Any], admission: Admission) -> tuple[str, Signature]:
+def _signature(parameters: dict[str, Any], interface: Interface) -> tuple[str, Signature]:
     name = parameters.get("signature_name")
     if name is None:
-        return default_signature(admission, _SIGNATURE_HINT)
-    signature = admission.signatures.get(name) if isinstance(name, str) else None
+        return default_signature(interface, _SIGNATURE_HINT)
+    signature = interface.signatures.get(name) if isinstance(name, str) else None
     if signature is None:
         raise refuse(
-            f"model '{admission.model}' has no signature {shown(name)}, but {', '.join(sorted(admission.signatures))}"
+            f"model '{interface.model}' has no signature {shown(name)}, but {', '.join(sorted(interface.signatures))}"
         )
     return str(name), signature
 
 
 def _inputs(
-    document: dict[str, Any], tail: memoryview, signature: Signature, admission: Admission, limits: Limits
+    document: dict[str, Any], tail: memoryview, signature: Signature, interface: Interface, limits: Limits
 ) -> dict[str, Tensor]:
-    model = admission.model
+    model = interface.model
     listed = document.get("inputs")
     if not isinstance(listed, list):
         raise refuse(f"'inputs' must be a list, got {shown(listed)}" if "inputs" in document else "'inputs' is missing")
@@ -181,7 +177,7 @@ def _no_shared_memory(parameters: dict[str, Any], where: str) -> None:
 
 
 def _outputs(
-    document: dict[str, Any], parameters: dict[str, Any], signature: Signature, admission: Admission
+    document: dict[str, Any], parameters: dict[str, Any], signature: Signature, interface: Interface
 ) -> tuple[dict[str, bool], list[str] | None]:
     binary_by_default = _flag(parameters, "binary_data_output", "the request") or False
     listed = document.get("outputs")
@@ -193,7 +189,7 @@ def _outputs(
     for entry in listed:
         name = _entry_name(entry, "output")
         if name not in signature.outputs:
-            raise refuse(f"unexpected inference output '{name}' for model '{admission.model}'")
+            raise refuse(f"unexpected inference output '{name}' for model '{interface.model}'")
         if name in wanted:
             raise refuse(f"output '{name}' already requested")
         own = _parameters(entry, f"output '{name}'")
@@ -212,33 +208,3 @@ def _flag(parameters: dict[str, Any], name: str, where: str) -> bool | None:
     if value is not None and not isinstance(value, bool):
         raise refuse(f"parameter '{name}' of {where} must be true or false, got {shown(value)}")
     return value
-
-
-def answer_inference(
-    inference: Inference, outputs: Mapping[str, Tensor], admission: Admission, headers: dict[str, str]
-) -> Answer:
-    """The answer to a request. Raises `ServingError` for outputs that JSON can't say."""
-    entries: list[dict[str, Any]] = []
-    blobs: list[bytes] = []
-    for name, binary in inference.outputs.items():
-        tensor = outputs[name]
-        entry: dict[str, Any] = {"name": name, "datatype": str(datatype_of(tensor)), "shape": list(tensor.shape)}
-        if binary:
-            blobs.append(to_binary(tensor))
-            entry["parameters"] = {"binary_data_size": len(blobs[-1])}
-        else:
-            entry["data"] = orjson.Fragment(to_json(tensor, name))
-        entries.append(entry)
-    document: dict[str, Any] = {"model_name": admission.model, "model_version": str(admission.version)}
-    if inference.id is not None:
-        document["id"] = inference.id
-    document["outputs"] = entries
-    text = orjson.dumps(document)
-    if not blobs:
-        return Answer(200, text, JSON, headers)
-    return Answer(
-        200,
-        b"".join([text, *blobs]),
-        "application/octet-stream",
-        headers | {"inference-header-content-length": str(len(text))},
-    )

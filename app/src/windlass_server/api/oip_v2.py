@@ -7,20 +7,23 @@ The protocol has no signatures: a request goes to `serving_default` (or the only
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import version as package_version
 from typing import Any
 
-from windlass_contract.manifest import ModelFormat, Signature
+from windlass_contract.manifest import DataType, ModelFormat, Signature
 from windlass_contract.report import VersionState
 from windlass_server.errors import Code, ServingError
 from windlass_server.health import HealthSource
 from windlass_server.hosting.hosting import VersionStatus
 
+from .answer_texts import flat_data
 from .exchange import Answer, Request, json_answer, method_not_allowed
 from .json_text import JsonSyntaxError, parse
-from .oip_infer import answer_inference, read_inference
-from .serving import Service, bytes_of, call, convert, default_signature
+from .oip_answer import answer_inference
+from .oip_infer import LENGTH_HEADER
+from .serving import Service, call
+from .signatures import default_signature
 
 PATTERN = r"/v2(/.*)?"
 _MODEL = re.compile(
@@ -99,13 +102,17 @@ class OipV2:
     async def _infer(self, request: Request, model: str, version: int | None) -> Answer:
         body = await request.body()
         with call(self._service, request, "v2", model, version=version) as current:
-            inference = await convert(
-                len(body), read_inference, body, request.headers, current.admission, self._service.limits
-            )
+            admission, length = current.admission, request.headers.get(LENGTH_HEADER)
+            async with self._service.json.reading(body, _work(body, length, admission.signatures)) as reading:
+                del body  # as text it is of no more use once it is read
+                inference = await reading.inference(length, admission)
             outputs = await current.infer(inference.signature, inference.inputs, inference.output_names)
-            return await convert(
-                bytes_of(outputs), answer_inference, inference, outputs, current.admission, current.headers
-            )
+            texts = {
+                name: await self._service.json.write(flat_data, {name: outputs[name]})
+                for name, binary in inference.outputs.items()
+                if not binary
+            }
+            return answer_inference(inference, outputs, texts, current.admission, current.headers)
 
     def _model_ready(self, model: str, version: int | None) -> Answer:
         versions = self._service.hosting.versions(model)
@@ -173,6 +180,16 @@ def _version(model: str, text: str | None) -> int | None:
             f"failed to get model version from specified version string '{text[:40]}' for '{model}'",
         )
     return int(text)
+
+
+def _work(body: bytes, header_length: bytes | None, signatures: Mapping[str, Signature]) -> int:
+    """Bytes of a request that take work: JSON does, binary numbers don't, but strings have to be counted."""
+    strings = any(
+        spec.datatype is DataType.BYTES for signature in signatures.values() for spec in signature.inputs.values()
+    )
+    if strings or header_length is None or not header_length.isdigit():
+        return len(body)
+    return min(int(header_length[:18]), len(body))
 
 
 def _health(question: str, good: bool, reasons: list[str]) -> Answer:

@@ -9,7 +9,8 @@ from windlass_contract.manifest import DataType, Signature, TensorSpec
 from windlass_server.errors import ServingError
 from windlass_server.hosting.hosting import Admission
 
-from .serving import DEFAULT_SIGNATURE, Service
+from .serving import Service
+from .signatures import DEFAULT_SIGNATURE
 
 _ERROR = {"$ref": "#/components/schemas/Error"}
 _TAGS = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 from urllib.parse import unquote
 
 import orjson
@@ -11,14 +10,12 @@ import orjson
 from windlass_contract.manifest import Signature
 from windlass_server.errors import Code, ServingError
 
-from .class_scores import find_scores, top_classes
+from .answer_texts import for_people
 from .exchange import Answer, Request, method_not_allowed
 from .images import ImageDecoding, check_header, looks_like_image, read_header
-from .json_text import JsonSyntaxError, parse
 from .multipart import only_file
-from .serving import Call, Service, bytes_of, call, convert, default_signature
-from .tfs_json import format_columns
-from .tfs_v1 import format_outputs, predict_inputs
+from .serving import Call, Service, call
+from .signatures import default_signature
 
 PATTERN = r"/predict(/[^/]+)?"
 _DEFAULT_TOP = 5
@@ -80,39 +77,29 @@ class Predict:
             spec = current.admission.signatures[how.signature].inputs[how.input]
             tensor = await self._images.decode(data, header, how, spec)
             outputs = await current.infer(how.signature, {how.input: tensor})
-            scores = find_scores(current.admission.manifest, outputs)
-            if scores is None:
-                return _answer(current, format_columns(outputs)[1:-1])
-            best = top_classes(current.admission.manifest, scores[0], top)
-            return _answer(current, b'"predictions":' + orjson.dumps(best))
+            classes = current.admission.manifest.classes
+            text = await self._service.json.write(for_people, outputs, classes=classes, top=top, single=True)
+            return _answer(current, text)
 
     async def _json(self, request: Request, model: str, top: int, body: bytes) -> Answer:
-        try:
-            document = await convert(len(body), parse, body, self._service.limits)
-        except JsonSyntaxError as error:
-            raise ServingError(
-                Code.INVALID_ARGUMENT,
-                f"the body is neither an image (JPEG, PNG, WebP) nor JSON: {error}",
-            ) from error
-        if not isinstance(document, dict):
-            raise ServingError(Code.INVALID_ARGUMENT, 'an object is expected: {"instances": […]} or {"inputs": …}')
-        with call(self._service, request, "predict", model) as current:
-            name, signature = _signature(current, document.get("signature_name"))
-            inputs, in_rows, flat = await convert(len(body), predict_inputs, name, signature, document)
-            outputs = await current.infer(name, inputs)
-            scores = find_scores(current.admission.manifest, outputs)
-            if scores is not None:
-                best = [top_classes(current.admission.manifest, row, top) for row in scores]
-                return _answer(current, b'"predictions":' + orjson.dumps(best))
-            plain = await convert(bytes_of(outputs), format_outputs, outputs, in_rows=in_rows, flat=flat)
-            return _answer(current, plain[1:-1])
+        async with self._service.json.reading(body, len(body)) as reading:
+            named = await reading.plain_signature()
+            with call(self._service, request, "predict", model) as current:
+                name, signature = _signature(current, named)
+                inputs = await reading.inputs(name, signature)
+                outputs = await current.infer(name, inputs.tensors)
+                text = await self._service.json.write(
+                    for_people, outputs, classes=current.admission.manifest.classes, top=top, single=False,
+                    in_rows=inputs.in_rows, flat=inputs.flat,
+                )  # fmt: skip
+                return _answer(current, text)
 
 
-def _signature(current: Call, name: Any) -> tuple[str, Signature]:
-    if name is None or name == "":
+def _signature(current: Call, name: str | None) -> tuple[str, Signature]:
+    if name is None:
         return default_signature(current.admission, _SIGNATURE_HINT)
     signatures = current.admission.signatures
-    if not isinstance(name, str) or name not in signatures:
+    if name not in signatures:
         raise ServingError(
             Code.INVALID_ARGUMENT,
             f"model '{current.admission.model}' has no such signature, but {', '.join(sorted(signatures))}",

@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
 from uuid import uuid4
 
-from windlass_contract.manifest import Signature, TensorSpec
-from windlass_server.errors import Code, ServingError
+from windlass_server.errors import ServingError
 from windlass_server.hosting.hosting import Admission, Hosting
 from windlass_server.predictions.prediction import Prediction, PredictionSink
 from windlass_server.tensors import Tensor
 
-from .class_scores import find_scores, top_classes
+from .class_scores import find_scores, first_row, top_classes
 from .exchange import ModelError, Request
+from .json_work import JsonWork, size_of
 from .limits import Limits
-
-DEFAULT_SIGNATURE = "serving_default"
-LARGE = 256 * 1024
-"""Bytes from which on converting a request or an answer is left to a thread, so that the event loop turns."""
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-async def convert(size: int, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Runs a conversion of about `size` bytes: here if it is short, else in a thread."""
-    if size < LARGE:
-        return function(*args, **kwargs)
-    return await asyncio.to_thread(function, *args, **kwargs)
-
-
-def bytes_of(tensors: Mapping[str, Tensor]) -> int:
-    """How much there is to convert."""
-    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 @dataclass(frozen=True)
@@ -47,6 +26,7 @@ class Service:
     hosting: Hosting
     instance: str
     limits: Limits
+    json: JsonWork
     predictions: PredictionSink | None
     strict_tfs: bool = False
 
@@ -76,6 +56,7 @@ class Call:
         self, signature: str, inputs: Mapping[str, Tensor], outputs: list[str] | None = None
     ) -> dict[str, Tensor]:
         """Runs the model and records the prediction, whether it succeeds or not. Raises `ServingError`."""
+        self._request.arriving.became(size_of(inputs))
         try:
             answer = await self._service.hosting.infer(self.admission, signature, inputs, outputs)
         except ServingError as error:
@@ -91,9 +72,10 @@ class Call:
             return
         admission = self.admission
         top_class, top_score = None, None
-        found = find_scores(admission.manifest, answer) if answer is not None else None
+        classes = admission.manifest.classes
+        found = find_scores(classes, first_row(answer)) if answer is not None else None
         if found is not None and len(found):
-            best = top_classes(admission.manifest, found[0], 1)[0]
+            best = top_classes(classes, found[0], 1)[0]
             top_class, top_score = best["class"], best["score"]
         sink.record(
             Prediction(
@@ -136,32 +118,3 @@ def call(
         raise ModelError(error, current.headers) from error
     finally:
         service.hosting.release(admission)
-
-
-def fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
-    """Whether a tensor's rank and dimensions are the signature's, where it fixes them.
-
-    TensorFlow itself would take any rank and may abort the whole process over a wrong one, so nothing else passes.
-    """
-    return spec.shape is None or (
-        len(shape) == len(spec.shape)
-        and all(wanted in {-1, given} for given, wanted in zip(shape, spec.shape, strict=True))
-    )
-
-
-def shape_text(shape: list[int] | tuple[int, ...] | None) -> str:
-    """`[-1,4]`; `[?]` for any rank."""
-    return "[?]" if shape is None else "[" + ",".join(map(str, shape)) + "]"
-
-
-def default_signature(admission: Admission, remedy: str) -> tuple[str, Signature]:
-    """`serving_default`, else the only one. Raises `ServingError` naming them when there are several."""
-    signatures = admission.signatures
-    name = DEFAULT_SIGNATURE if DEFAULT_SIGNATURE in signatures else next(iter(signatures), "")
-    if name != DEFAULT_SIGNATURE and len(signatures) != 1:
-        raise ServingError(
-            Code.INVALID_ARGUMENT,
-            f"model '{admission.model}' has no signature '{DEFAULT_SIGNATURE}' but "
-            f"{', '.join(sorted(signatures)) or 'none'}: {remedy}",
-        )
-    return name, signatures[name]

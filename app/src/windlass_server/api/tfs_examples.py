@@ -133,7 +133,7 @@ def check_signature(signatures: Mapping[str, Signature], name: str, method: str)
     return signature
 
 
-def format_classes(outputs: dict[str, Tensor], count: int) -> bytes:
+def format_classes(outputs: Mapping[str, Tensor], count: int) -> bytes:
     """`{"results": [[[label, score], …], …]}`. Raises `ServingError`."""
     classes, scores = outputs.get("classes"), outputs.get("scores")
     if classes is None and scores is None:
@@ -161,7 +161,7 @@ def format_classes(outputs: dict[str, Tensor], count: int) -> bytes:
     return b'{"results":[' + b",".join(rows) + b"]}"
 
 
-def format_values(outputs: dict[str, Tensor], count: int) -> bytes:
+def format_values(outputs: Mapping[str, Tensor], count: int) -> bytes:
     """`{"results": [value, …]}`. Raises `ServingError`."""
     tensor = outputs.get("outputs")
     if tensor is None:

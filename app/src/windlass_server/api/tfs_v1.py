@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
-from windlass_contract.manifest import Signature, TensorSpec
+from windlass_contract.manifest import TensorSpec
 from windlass_contract.report import VersionState
 from windlass_server.errors import Code, ServingError
 from windlass_server.hosting.hosting import VersionStatus
-from windlass_server.tensors import TENSORFLOW_NAME, Tensor
+from windlass_server.tensors import TENSORFLOW_NAME
 
+from .answer_texts import classified, predicted, regressed
 from .exchange import JSON, Answer, Request, json_answer
-from .json_text import JsonSyntaxError, parse
-from .serving import DEFAULT_SIGNATURE, Call, Service, bytes_of, call, convert, fits, shape_text
-from .tfs_examples import check_signature, format_classes, format_values, parse_examples
-from .tfs_json import InvalidValueError, format_columns, format_error, format_rows, parse_predict
+from .json_work import Reading
+from .serving import Call, Service, call
+from .tfs_examples import check_signature
 
 PATTERN = r"/v1(/.*)?"
 _FLAGS = re.IGNORECASE | re.ASCII
@@ -75,37 +75,33 @@ class TfsV1:
         if request.method == "GET":
             return self._look(target, request)
         body = await request.body()
-        document = await convert(len(body), _document, body, self._service)
-        # In the order of TensorFlow Serving, which decides the error that wins.
-        signature_name = document.get("signature_name", "")
-        if not isinstance(signature_name, str):
-            raise _invalid(
-                format_error(document, "not formatted correctly. 'signature_name' key must be a string value.")
-            )
-        signature_name = signature_name or DEFAULT_SIGNATURE
-        if target.action == "predict":
-            return await self._predict(target, request, body, document, signature_name)
-        examples = await convert(len(body), parse_examples, document)
-        return await self._examples(target, request, examples, signature_name)
+        async with self._service.json.reading(body, len(body)) as reading:
+            del body  # as text it is of no more use once it is read
+            signature_name = await reading.tfs_signature()
+            if target.action == "predict":
+                return await self._predict(target, request, reading, signature_name)
+            return await self._examples(target, request, reading, signature_name)
 
-    async def _predict(
-        self, target: _Target, request: Request, body: bytes, document: dict[str, Any], signature_name: str
-    ) -> Answer:
+    async def _predict(self, target: _Target, request: Request, reading: Reading, signature_name: str) -> Answer:
         with self._call(target, request) as current:
             signature = current.admission.signatures.get(signature_name)
             if signature is None:
                 raise ServingError(
                     Code.INVALID_ARGUMENT, f'Serving signature name: "{signature_name}" not found in signature def'
                 )
-            answer = await predict_json(current, signature_name, signature, document, size=len(body))
-            return Answer(200, answer, headers=current.headers)
+            inputs = await reading.inputs(signature_name, signature)
+            outputs = await current.infer(signature_name, inputs.tensors)
+            text = await self._service.json.write(predicted, outputs, in_rows=inputs.in_rows, flat=inputs.flat)
+            return Answer(200, text, headers=current.headers)
 
-    async def _examples(self, target: _Target, request: Request, examples: Tensor, signature_name: str) -> Answer:
+    async def _examples(self, target: _Target, request: Request, reading: Reading, signature_name: str) -> Answer:
+        examples = await reading.examples()
         with self._call(target, request) as current:
             check_signature(current.admission.signatures, signature_name, target.action)
             outputs = await current.infer(signature_name, {"inputs": examples})
-            to_json = format_classes if target.action == "classify" else format_values
-            return Answer(200, to_json(outputs, len(examples)), headers=current.headers)
+            writer = classified if target.action == "classify" else regressed
+            text = await self._service.json.write(writer, outputs, count=len(examples))
+            return Answer(200, text, headers=current.headers)
 
     def _call(self, target: _Target, request: Request) -> Any:
         return call(self._service, request, "v1", target.model, version=target.version, label=target.label)
@@ -137,63 +133,6 @@ class TfsV1:
         return json_answer(body)
 
 
-async def predict_json(
-    current: Call, signature_name: str, signature: Signature, document: dict[str, Any], *, size: int
-) -> bytes:
-    """Runs a request in TensorFlow Serving's JSON and gives its answer's body. `size`: bytes that it came in.
-    Raises `ServingError`.
-    """
-    inputs, in_rows, flat = await convert(size, predict_inputs, signature_name, signature, document)
-    outputs = await current.infer(signature_name, inputs)
-    return await convert(bytes_of(outputs), format_outputs, outputs, in_rows=in_rows, flat=flat)
-
-
-def format_outputs(outputs: dict[str, Tensor], *, in_rows: bool, flat: bool) -> bytes:
-    """The answer's body, in rows or columns as the request was. Raises `ServingError`."""
-    if flat:
-        outputs = {name: _flattened(tensor) for name, tensor in outputs.items()}
-    return format_rows(outputs) if in_rows else format_columns(outputs)
-
-
-def predict_inputs(
-    signature_name: str, signature: Signature, document: dict[str, Any]
-) -> tuple[dict[str, Tensor], bool, bool]:
-    """Checked inputs, whether they came in rows, and whether the answer is to be flattened.
-
-    TensorFlow Serving feeds any rank; a wrong one can abort TensorFlow, so here rank and dimensions are the
-    signature's. One documented use is kept: a plain list for an input of [-1,1] is taken as a column, and the answer's
-    columns come back as plain lists, just as if its shape had been fed unchanged. Raises `ServingError`.
-    """
-    if not signature.inputs:
-        name = "DEFAULT" if signature_name == DEFAULT_SIGNATURE else signature_name
-        raise ServingError(Code.INVALID_ARGUMENT, f"Failed to get input map for signature: {name}")
-    inputs, in_rows = parse_predict(document, signature)
-    flat = False
-    for name, tensor in inputs.items():
-        spec = signature.inputs[name]
-        if fits(tensor.shape, spec):
-            continue
-        if tensor.ndim == 1 and _is_column(spec):
-            inputs[name] = tensor.reshape(-1, 1)
-            flat = True
-            continue
-        raise ServingError(
-            Code.INVALID_ARGUMENT,
-            f"input '{name}' of signature '{signature_name}' expects shape {shape_text(spec.shape)} "
-            f"but got {shape_text(tensor.shape)}",
-        )
-    return inputs, in_rows, flat
-
-
-def _is_column(spec: TensorSpec) -> bool:
-    return spec.shape == [-1, 1]
-
-
-def _flattened(tensor: Tensor) -> Tensor:
-    """[n,1] as [n]; others as they are."""
-    return tensor.reshape(-1) if tensor.ndim == 2 and tensor.shape[1] == 1 else tensor
-
-
 def _target(match: re.Match[str]) -> _Target:
     model, version_text, label, action = match.groups()
     version = None
@@ -207,22 +146,6 @@ def _target(match: re.Match[str]) -> _Target:
         None if label is None else unquote(label, errors="replace"),
         (action or "").lower(),
     )
-
-
-def _document(body: bytes, service: Service) -> dict[str, Any]:
-    if not body:
-        raise ServingError(Code.INVALID_ARGUMENT, "JSON Parse error: The document is empty")
-    try:
-        document = parse(body, service.limits, trailing=True)
-    except JsonSyntaxError as error:
-        raise ServingError(Code.INVALID_ARGUMENT, f"JSON Parse error: {error}") from error
-    if not isinstance(document, dict):
-        raise _invalid(format_error(document, "Is not object"))
-    return document
-
-
-def _invalid(error: InvalidValueError) -> ServingError:
-    return ServingError(error.code, error.message)
 
 
 def _preflight(request: Request) -> Answer:

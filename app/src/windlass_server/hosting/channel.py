@@ -36,6 +36,8 @@ _READ_AHEAD = 64 * 1024
 _READS_PER_TURN = 16
 """Then others get their turn of the event loop."""
 _SOCKET_BUFFER = 4 * 1024 * 1024
+_PACK_FROM = 64 * 1024
+"""Bytes from which on strings aren't taken apart here: a million of them would hold the event loop."""
 
 
 class ChannelClosedError(Exception):
@@ -201,7 +203,7 @@ class WorkerChannel:
             self._filled = left
 
     def _answered(self, payload: memoryview, head_bytes: int) -> None:
-        head, tensors = decode(payload, head_bytes)
+        head, tensors = decode(payload, head_bytes, _PACK_FROM)
         identity = head.get("id")
         future = self._waiting.pop(identity, None) if isinstance(identity, int) else None
         if future is None:

@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 
 from windlass_contract.manifest import DataType
-from windlass_server.tensors import Tensor, datatype_of, from_raw, to_raw
+from windlass_server.tensors import PackedStrings, Tensor, datatype_of, from_raw, to_raw
 
 PREFIX = struct.Struct("<IQ")
 MAX_HEAD_BYTES = 1024 * 1024
@@ -67,14 +67,21 @@ def allocate(size: int) -> memoryview:
     return np.empty(size, dtype=np.uint8).data
 
 
-def decode(payload: memoryview, head_bytes: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Head and tensors of a frame; numeric tensors share its memory. Raises `FrameError`."""
+def decode(
+    payload: memoryview, head_bytes: int, pack_from: int | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Head and tensors of a frame; numeric tensors share its memory. `pack_from`: BYTES tensors of at least so many
+    bytes stay packed, and unchecked. Raises `FrameError`."""
     try:
         head = orjson.loads(payload[:head_bytes])
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         position = head_bytes
         for name, datatype, shape, size in head.pop("tensors", ()):
-            tensors[name] = from_raw(_piece(payload, position, size), DataType(datatype), shape)
+            piece = _piece(payload, position, size)
+            if datatype == DataType.BYTES and pack_from is not None and size >= pack_from:
+                tensors[name] = PackedStrings.of(piece, shape)
+            else:
+                tensors[name] = from_raw(piece, DataType(datatype), shape)
             position += size + -size % ALIGNMENT
     except (ValueError, TypeError, AttributeError) as error:
         raise FrameError(f"a frame that can't be read: {error}") from error

@@ -17,7 +17,7 @@ from windlass_server.hosting.confinement import lacking
 from windlass_server.hosting.cpus import available_cpus, loading_cpus
 from windlass_server.hosting.launcher import Launcher, LauncherError, WorkerExit, WorkerProcess
 from windlass_server.hosting.memory import Room, own_bytes
-from windlass_server.tensors import Tensor
+from windlass_server.tensors import Tensor, unpacked
 
 _EXIT_SECONDS = 10
 """A process whose channel is closed, or that was killed, ends within this."""
@@ -197,12 +197,13 @@ class HostedWorker:
         trial: bool = False,
     ) -> dict[str, Tensor]:
         """Runs a signature. `deadline`: by `time.monotonic`; the worker begins nothing after it. `trial`: nobody waits
-        for it, so it is run at low priority. Raises as `call`."""
+        for it, so it is run at low priority, and its strings are there to be compared; large ones of others stay
+        packed. Raises as `call`."""
         head = {"op": "run", "signature": signature, "outputs": outputs, "deadline": deadline, "trial": trial}
         _, answer = await self.call(head, inputs, on_sent)
         if answer.keys() != set(outputs):
             raise ServingError(Code.INTERNAL, f"the model answered {sorted(answer)}, asked was for {sorted(outputs)}")
-        return answer
+        return {name: unpacked(tensor) for name, tensor in answer.items()} if trial else answer
 
     async def private_bytes(self) -> int:
         """Memory that ending it gives back, as it says itself."""

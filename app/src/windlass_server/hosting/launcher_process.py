@@ -33,7 +33,7 @@ from windlass_server.hosting.processes import (
     set_name,
 )
 
-RUNTIMES = ("tensorflow", "litert", "images")
+RUNTIMES = ("tensorflow", "litert", "helpers")
 
 
 @dataclass

@@ -21,6 +21,9 @@ MAX_DESCRIPTORS = 4
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
+_M_MMAP_THRESHOLD = -3
+"""Of glibc's malloc.h."""
+_LARGE_BYTES = 1024 * 1024
 
 
 def _prctl(option: int, value: int | bytes) -> None:
@@ -49,6 +52,21 @@ def lower_priority(niceness: int) -> None:
     keeps it."""
     if os.getpriority(os.PRIO_PROCESS, 0) < niceness:
         os.setpriority(os.PRIO_PROCESS, 0, niceness)
+
+
+def give_memory_back() -> None:
+    """What is as large as a client's body is given back to the system as soon as it is freed. The C library would learn
+    from the first large ones to keep them, and fall to pieces over those that grow side by side."""
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; others have no such habit
+    if set_option is not None:
+        set_option(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+def trim_memory() -> None:
+    """What was freed in small pieces, too."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def set_name(name: str) -> None:

@@ -61,11 +61,11 @@ def run(descriptor: int, runtime: str, launcher: int) -> NoReturn:
 def _import(runtime: str) -> Callable[[socket.socket, str, dict[str, Any]], NoReturn]:
     for name in _THREAD_SETTINGS:
         os.environ[name] = "1"
-    if runtime == "images":
-        from windlass_server.hosting import image_process
+    if runtime == "helpers":
+        from windlass_server.hosting import helper_process
 
-        image_process.import_decoder()
-        return image_process.run
+        helper_process.prepare()
+        return helper_process.run
     from windlass_server.hosting import worker
     from windlass_server.runtimes import import_runtime
 

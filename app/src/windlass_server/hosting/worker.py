@@ -87,19 +87,23 @@ class Worker:
                     head, tensors = self._receive()
                 except (OSError, EOFError, FrameError):
                     os._exit(0)  # main has closed the channel, or is gone; a frame of it can't be wrong
-            try:
-                answer, results = self._work[head["op"]](head, tensors)
-                pieces = self._bounded(encode({**answer, "id": head["id"]}, results))
-            except ServingError as error:
-                pieces = _refusal(head["id"], error.code, error.message)
-            except MemoryError:
-                pieces = _refusal(head["id"], Code.RESOURCE_EXHAUSTED, "not enough memory")
-            except Exception as error:  # noqa: BLE001 - a model may raise anything; the client gets to know
-                traceback.print_exc()
-                pieces = _refusal(head["id"], Code.INTERNAL, f"{type(error).__name__}: {error}")
+            pieces = self._answer(head, tensors)
             del tensors
             with self._writing:
                 self._send(pieces)
+            del pieces  # the next request may be long in coming
+
+    def _answer(self, head: dict[str, Any], tensors: dict[str, Tensor]) -> list[Buffer]:
+        try:
+            answer, results = self._work[head["op"]](head, tensors)
+            return self._bounded(encode({**answer, "id": head["id"]}, results))
+        except ServingError as error:
+            return _refusal(head["id"], error.code, error.message)
+        except MemoryError:
+            return _refusal(head["id"], Code.RESOURCE_EXHAUSTED, "not enough memory")
+        except Exception as error:  # noqa: BLE001 - a model may raise anything; the client gets to know
+            traceback.print_exc()
+            return _refusal(head["id"], Code.INTERNAL, f"{type(error).__name__}: {error}")
 
     def _bounded(self, pieces: list[Buffer]) -> list[Buffer]:
         size = size_of(pieces)

@@ -1,0 +1,116 @@
+"""Where JSON is read and written: small bodies and answers on the spot, large ones where they slow nobody."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, ParamSpec, Protocol, Self, TypeVar
+
+from windlass_contract.manifest import Signature
+from windlass_server.tensors import Tensor, raw_size, unpacked
+
+from .bodies import SMALL_BYTES
+from .document import Document, Inputs
+from .limits import Limits
+from .oip_infer import Inference
+from .signatures import Interface
+
+LARGE = SMALL_BYTES
+"""Bytes from which on JSON isn't read and written on the spot: a millisecond's work, in which nobody else is answered.
+A body that is read elsewhere also counts among those that are held."""
+Writer = Callable[..., bytes]
+"""One of `answer_texts`."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Reading(Protocol):
+    """A body being read, with `Document`'s steps. One of the last three comes last: then others can be read."""
+
+    async def tfs_signature(self) -> str: ...
+    async def plain_signature(self) -> str | None: ...
+    async def inputs(self, signature_name: str, signature: Signature) -> Inputs: ...
+    async def examples(self) -> Tensor: ...
+    async def inference(self, header_length: bytes | None, interface: Interface) -> Inference: ...
+
+
+class JsonWork(Protocol):
+    """Who reads and writes it."""
+
+    @property
+    def refused(self) -> int:
+        """Bodies, since there were too many before them."""
+        ...
+
+    def reading(self, body: bytes, size: int) -> AbstractAsyncContextManager[Reading]:
+        """To read a body. `size`: bytes of it that take work. Raises `ServingError`, RESOURCE_EXHAUSTED when there are
+        too many at once."""
+        ...
+
+    async def write(self, writer: Writer, outputs: Mapping[str, Tensor], **arguments: Any) -> bytes:
+        """An answer's text: what `writer` makes of these. Raises `ServingError`."""
+        ...
+
+
+def size_of(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of them: how much there is to write."""
+    return sum(raw_size(tensor) for tensor in tensors.values())
+
+
+class WorkHere:
+    """In this process: large ones in a thread, which the others feel."""
+
+    refused = 0
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+
+    def reading(self, body: bytes, size: int) -> AbstractAsyncContextManager[Reading]:
+        """See `JsonWork`."""
+        return _ReadingHere(Document(body, self._limits), size)
+
+    async def write(self, writer: Writer, outputs: Mapping[str, Tensor], **arguments: Any) -> bytes:
+        """See `JsonWork`."""
+        return await _convert(size_of(outputs), _write, writer, outputs, arguments)
+
+
+def _write(writer: Writer, outputs: Mapping[str, Tensor], arguments: dict[str, Any]) -> bytes:
+    return writer({name: unpacked(tensor) for name, tensor in outputs.items()}, **arguments)
+
+
+async def _convert(size: int, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    if size < LARGE:
+        return function(*args, **kwargs)
+    return await asyncio.to_thread(function, *args, **kwargs)
+
+
+class _ReadingHere:
+    def __init__(self, document: Document, size: int) -> None:
+        self._document = document
+        self._size = size
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        return None
+
+    async def tfs_signature(self) -> str:
+        return await _convert(self._size, self._document.tfs_signature)
+
+    async def plain_signature(self) -> str | None:
+        return await _convert(self._size, self._document.plain_signature)
+
+    async def inputs(self, signature_name: str, signature: Signature) -> Inputs:
+        return await _convert(self._size, self._document.inputs, signature_name, signature)
+
+    async def examples(self) -> Tensor:
+        return await _convert(self._size, self._document.examples)
+
+    async def inference(self, header_length: bytes | None, interface: Interface) -> Inference:
+        return await _convert(self._size, self._document.inference, header_length, interface)
