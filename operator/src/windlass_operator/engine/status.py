@@ -213,9 +213,7 @@ def _conditions(
     troubles = [(report.replica, each.failure) for report, each in said if each.failure is not None]
     verified = [report.replica for report, each in said if each.digest == claim.digest and claim.digest is not None]
     absent = [
-        (replica, failure)
-        for replica, failure in troubles
-        if failure.gate is Gate.FETCH or failure.reason in _ABSENT
+        (replica, failure) for replica, failure in troubles if failure.gate is Gate.FETCH or failure.reason in _ABSENT
     ]
     arriving = [(report.replica, each.progress or 0.0) for report, each in said if each.state is VersionState.FETCHING]
     refused = [
