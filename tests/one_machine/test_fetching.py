@@ -170,24 +170,6 @@ def test_a_replica_that_starts_anew_gets_the_committed_version_from_the_durable_
             alone.stop()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ([], "--server (WINDLASS_SERVER)"),
-        (["--server", "one"], "--operator (WINDLASS_OPERATOR) is missing"),
-        (["--server", "one", "--plan-file", "plan"], "nothing may be fetched: name hosts with --allow-host"),
-        (["--server", "one", "--plan-file", "plan", "--allow-host", "https://x"], "is no host"),
-        (["--server", "one", "--plan-file", "plan", "--s3-endpoint", "http://s3"], "--s3-endpoint is http://"),
-        (["--server", "one", "--plan-file", "plan", "--s3-endpoint", "https://a:b@s3"], "--s3-endpoint"),
-    ],
-)
-def test_wrong_settings_are_named(tmp_path, arguments, said):
-    process = Process("fetcher", [str(BIN / "windlass-fetcher"), *arguments], tmp_path / "log")
-    process.start()
-    assert process.popen.wait(30) == 2
-    assert said in process.tail()
-
-
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     arguments = ["--server", "one", "--plan-file", "plan", "--allow-host", "*", "--models", str(tmp_path / "missing")]
     process = Process("fetcher", [str(BIN / "windlass-fetcher"), *arguments], tmp_path / "log")
