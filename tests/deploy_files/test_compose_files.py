@@ -14,6 +14,7 @@ import yaml
 
 from windlass_contract.control import CONTROL_PORT, SERVER_PORT
 from windlass_contract.health import HEALTH
+from windlass_server.fetching.settings import FetcherSettings
 from windlass_server.settings import Settings
 from windlass_testing.pages import ROOT
 
@@ -56,6 +57,8 @@ def seconds(text: str) -> float:
 
 
 SERVICES = services()
+WRITERS = {("windlass", "/model-versions"), ("fetcher", "/models")}
+"""Services that write to a folder of the machine: decisions, and models."""
 SWARM = load(ROOT / "docker" / "swarm" / "swarm.yaml")
 
 
@@ -88,7 +91,12 @@ def test_a_swarm_gives_the_front_each_replicas_address() -> None:
 
 
 def test_the_images_are_of_the_packages_version() -> None:
-    for service, package in (("server", "server"), ("windlass", "server"), ("operator", "operator")):
+    for service, package in (
+        ("server", "server"),
+        ("windlass", "server"),
+        ("operator", "operator"),
+        ("fetcher", "server"),
+    ):
         assert SERVICES[service]["image"].endswith(f":${{WINDLASS_VERSION:-{version(f'windlass-{package}')}}}")
 
 
@@ -102,7 +110,7 @@ def test_each_service_is_confined(name: str) -> None:
     for mount in service["volumes"]:
         if mount["type"] == "bind":
             assert mount["bind"]["create_host_path"] is False, "a folder that is missing is an error, not root's"
-            assert mount.get("read_only") is True or name == "windlass", "the command line writes decisions"
+            assert mount.get("read_only") is True or (name, mount["target"]) in WRITERS
 
 
 def test_nobody_waits_for_anybodys_health() -> None:
@@ -122,6 +130,7 @@ def test_networks_separate_who_has_nothing_to_say_to_each_other() -> None:
         "server": {"front", "control", "back"},
         "operator": {"control"},
         "postgres": {"back"},
+        "fetcher": {"edge", "control"},
     }
     root = load(ROOT / "docker-compose.yml")["networks"]
     assert {name for name, each in root.items() if each and each["internal"]} == {"front", "control", "back"}
@@ -139,6 +148,7 @@ def test_secrets_are_files_and_each_service_gets_only_its_own() -> None:
         "postgres": ["postgres-password"],
         "front": [],
         "windlass": [],
+        "fetcher": ["control-token"],
     }
 
 
@@ -148,6 +158,14 @@ def test_replicas_are_told_where_the_operator_is_and_to_refuse_until_they_are_re
     known = {f"WINDLASS_{name.upper()}" for name in Settings.model_fields}
     assert set(environment) <= known
     assert environment["WINDLASS_REFUSE_UNTIL_READY"] == "true"
+
+
+def test_the_fetcher_is_set_up_by_what_it_knows_and_only_when_asked_for() -> None:
+    service = SERVICES["fetcher"]
+    assert service["profiles"] == ["fetcher"]
+    known = {f"WINDLASS_{name.upper()}" for name in FetcherSettings.model_fields}
+    assert set(service["environment"]) <= known
+    assert service["environment"]["WINDLASS_OPERATOR"] == f"http://operator:{CONTROL_PORT}"
 
 
 def test_the_front_asks_for_addresses_each_second_and_never_sends_a_prediction_twice() -> None:
@@ -190,16 +208,17 @@ def test_secrets_are_made_once_and_reached_by_their_owner_alone(tmp_path: Path) 
     script.write_bytes((ROOT / "docker" / "make-secrets").read_bytes())
     first = subprocess.run(["sh", str(script)], check=True, capture_output=True, text=True, timeout=30).stdout
     folder = tmp_path / "secrets"
-    made = {path.name: path.read_text() for path in folder.iterdir()}
+    made = {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
     assert set(made) == {"control-token", "postgres-password", "predictions-url"}
     assert re.fullmatch(r"[0-9a-f]{64}", made["control-token"])
     assert made["predictions-url"] == f"postgresql://windlass:{made['postgres-password']}@postgres/windlass"
     assert made["control-token"] != made["postgres-password"]
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o644}
+    assert {stat.S_IMODE((folder / name).stat().st_mode) for name in made} == {0o644}
+    assert list((folder / "fetcher").iterdir()) == [], "credentials for a fetcher are the user's to put there"
     assert not [value for value in made.values() if value in first], "no secret is shown"
     (folder / "control-token").unlink()
     subprocess.run(["sh", str(script)], check=True, capture_output=True, timeout=30)
-    again = {path.name: path.read_text() for path in folder.iterdir()}
+    again = {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
     assert again["postgres-password"] == made["postgres-password"]
     assert again["control-token"] != made["control-token"]

@@ -11,6 +11,7 @@ from charts_rig import CHARTS, ChartRenderer, Document, Rendered
 from windlass_lab.testing.standing import StandingLab
 
 from windlass_contract.health import HEALTH
+from windlass_server.fetching.settings import FetcherSettings
 from windlass_testing.pages import ROOT
 
 pytestmark = pytest.mark.lab
@@ -51,7 +52,7 @@ def test_charts_pass_lint_and_their_pods_pass_pod_security_restricted(
         assert pod["securityContext"]["runAsUser"] == 65532
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert pod["enableServiceLinks"] is False
-        for container in pod["containers"]:
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
             security = container["securityContext"]
             assert security["allowPrivilegeEscalation"] is False
             assert security["readOnlyRootFilesystem"] is True
@@ -83,6 +84,13 @@ def test_a_chart_of_another_version_with_the_same_image_restarts_no_pod(render: 
         (SERVER, (), "models: 0 sources are given, one is needed"),
         (SERVER, ("models.existingClaim=a", "models.hostPath=/b"), "models: 2 sources are given, one is needed"),
         (SERVER, ("models.nfs.server=a",), "models.nfs.path is empty"),
+        (SERVER, ("models.emptyDir.enabled=true",), "nothing would ever be in the folder; enable the fetcher"),
+        (SERVER, ("models.existingClaim=a", "fetcher.enabled=true"), "it may fetch nothing: name hosts"),
+        (
+            SERVER,
+            ("models.existingClaim=a", "fetcher.enabled=true", "fetcher.s3.endpoint=http://s3"),
+            "models would go in the open",
+        ),
         (
             SERVER,
             ("models.existingClaim=a", "predictions.store=postgresql"),
@@ -118,6 +126,41 @@ def test_a_release_whose_name_is_no_name_of_a_server_is_refused(render: ChartRen
 
 
 # --- the server ------------------------------------------------------------------------------------------------
+
+
+def test_only_the_fetcher_writes_to_the_models_and_has_the_sources_credentials(render: ChartRenderer) -> None:
+    rendered = render(SERVER, file="fetcher-values.yaml")
+    pod = rendered.pod()
+    (fetcher,) = pod["initContainers"]
+    assert fetcher["restartPolicy"] == "Always", "a native sidecar"
+    assert fetcher["image"] == rendered.container()["image"]
+    assert fetcher["command"][-1] == "windlass-fetcher"
+    mounts = {
+        container["name"]: {mount["name"]: mount for mount in container["volumeMounts"]}
+        for container in (fetcher, rendered.container())
+    }
+    assert "readOnly" not in mounts["fetcher"]["models"]
+    assert mounts["server"]["models"]["readOnly"] is True
+    assert mounts["server"]["models"]["subPath"] == mounts["fetcher"]["models"]["subPath"] == "models"
+    for name in ("fetcher-s3", "fetcher-netrc"):
+        assert mounts["fetcher"][name]["readOnly"] is True
+        assert name not in mounts["server"]
+    known = {f"WINDLASS_{name.upper()}" for name in FetcherSettings.model_fields}
+    assert {variable["name"] for variable in fetcher["env"]} <= known
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert volumes["models"]["emptyDir"] == {"sizeLimit": "1Gi"}
+    (policy,) = rendered.all("NetworkPolicy")
+    out = [rule for rule in policy["spec"]["egress"] if {"port": 9000, "protocol": "TCP"} in rule.get("ports", [])]
+    assert out[0]["to"] == [{"ipBlock": {"cidr": "10.0.0.0/8"}}]
+
+
+def test_without_a_fetcher_a_claim_is_read_only_and_with_one_it_can_be_written(render: ChartRenderer) -> None:
+    fetching = ("fetcher.enabled=true", "fetcher.allowedHosts={models.example.com}")
+    for values, expected in (((), {"claimName": "models", "readOnly": True}), (fetching, {"claimName": "models"})):
+        pod = render(SERVER, *values).pod()
+        assert ("initContainers" in pod) is bool(values)
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        assert volumes["models"]["persistentVolumeClaim"] == expected
 
 
 def test_the_probes_are_made_from_the_numbers_of_the_healthcheck(server: Rendered) -> None:

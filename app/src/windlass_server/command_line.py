@@ -1,4 +1,4 @@
-"""`windlass-server`'s flags, made from the settings."""
+"""The flags of `windlass-server` and `windlass-fetcher`, made from their settings."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import argparse
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+from pydantic_settings import BaseSettings
 
 from windlass_contract.wording import remedy
 from windlass_server.settings import ENV_PREFIX, Settings
 
 _PROGRAM = "windlass-server"
+
+S = TypeVar("S", bound=BaseSettings)
 
 
 class _Help(argparse.HelpFormatter):
@@ -26,25 +29,36 @@ class _Help(argparse.HelpFormatter):
 
 
 def parse(arguments: Sequence[str]) -> Settings:
-    """The settings by flags and environment. Leaves with a message and code 2 when they are wrong, 0 for `--help`."""
-    parser = argparse.ArgumentParser(
-        prog=_PROGRAM,
-        description="Runs one replica: serves the models in a folder, as the operator's plan says; without --operator "
+    """The replica's settings. Leaves with a message and code 2 when they are wrong, 0 for `--help`."""
+    return parse_settings(
+        Settings,
+        arguments,
+        _PROGRAM,
+        "Runs one replica: serves the models in a folder, as the operator's plan says; without --operator "
         "and --plan-file the highest complete version of each model, as TensorFlow Serving does.",
+    )
+
+
+def parse_settings(kind: type[S], arguments: Sequence[str], program: str, description: str) -> S:
+    """A program's settings by flags and environment. Leaves with a message and code 2 when they are wrong, 0 for
+    `--help`."""
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description=description,
         epilog="Each setting has an environment variable, named in brackets; a flag goes before it.",
         formatter_class=_Help,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"{_PROGRAM} {version('windlass-server')}")
-    for name, field in Settings.model_fields.items():
+    parser.add_argument("--version", action="version", version=f"{program} {version('windlass-server')}")
+    for name, field in kind.model_fields.items():
         _add_flag(parser, name, field)
     given = vars(parser.parse_args(arguments))
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
+        return kind(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         # A default that depends on a wrong setting is no mistake of its own.
         wrong = [each for each in error.errors(include_url=False) if each["type"] != "default_factory_not_called"]
-        parser.exit(2, "".join(f"{_PROGRAM}: {_explain(detail)}\n" for detail in wrong))
+        parser.exit(2, "".join(f"{program}: {_explain(detail)}\n" for detail in wrong))
 
 
 def _add_flag(parser: argparse.ArgumentParser, name: str, field: FieldInfo) -> None:
@@ -74,6 +88,7 @@ def _metavar(name: str, field: FieldInfo) -> str:
         ("port", "PORT"),
         ("host", "ADDRESS"),
         ("operator", "URL"),
+        ("endpoint", "URL"),
         ("allow_operation", "NAME"),
         ("bytes", "BYTES"),
         ("predictions", "URL"),

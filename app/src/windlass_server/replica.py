@@ -24,6 +24,7 @@ from windlass_server.following.follower import Follower
 from windlass_server.following.subscription import Subscription
 from windlass_server.following.unmanaged import Unmanaged
 from windlass_server.health import Facts, ModelFacts, PlanSource, ReplicaHealth, VersionFacts
+from windlass_server.hosting.fetcher_watch import FetcherWatch
 from windlass_server.hosting.host import Host, HostSettings, MakeResident
 from windlass_server.hosting.memory import Room
 from windlass_server.hosting.memory_watch import MemoryWatch
@@ -81,6 +82,7 @@ class Replica:
         self._keys = keys
         self._draining = False
         self._beat = asyncio.get_running_loop().time()
+        self._fetcher = FetcherWatch(settings.models) if settings.managed else None
         self.host = Host(
             (settings.server_name, settings.replica, self.instance),
             HostSettings(
@@ -92,6 +94,7 @@ class Replica:
             make_resident,
             self._samples,
             self._changed,
+            self._fetcher,
         )
         self.health = ReplicaHealth(self._facts, lambda: datetime.now(UTC))
         self.following: Following = self._follower(settings) if settings.managed else self._unmanaged(settings)
@@ -131,6 +134,8 @@ class Replica:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._heartbeat())
             tasks.create_task(self.following.run())
+            if self._fetcher is not None:
+                tasks.create_task(self._fetcher.run())
             if self._room is not None:
                 tasks.create_task(MemoryWatch(self._room, self.host).run())
             if self._keys is not None:

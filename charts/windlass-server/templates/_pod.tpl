@@ -96,11 +96,13 @@
 {{- define "windlass-server.volumes" -}}
 - name: models
   {{- if include "windlass-server.claim" . }}
-  persistentVolumeClaim: {claimName: {{ include "windlass-server.claim" . }}, readOnly: true}
+  persistentVolumeClaim: {claimName: {{ include "windlass-server.claim" . }}{{ if not .Values.fetcher.enabled }}, readOnly: true{{ end }}}
   {{- else if .Values.models.hostPath }}
   hostPath: {path: {{ .Values.models.hostPath }}, type: Directory}
+  {{- else if .Values.models.emptyDir.enabled }}
+  emptyDir: {sizeLimit: {{ .Values.models.emptyDir.sizeLimit }}}
   {{- else }}
-  nfs: {server: {{ .Values.models.nfs.server }}, path: {{ .Values.models.nfs.path }}, readOnly: true}
+  nfs: {server: {{ .Values.models.nfs.server }}, path: {{ .Values.models.nfs.path }}{{ if not .Values.fetcher.enabled }}, readOnly: true{{ end }}}
   {{- end }}
 - name: state
   emptyDir: {sizeLimit: {{ .Values.state.sizeLimit }}}
@@ -125,6 +127,11 @@
   secret:
     secretName: {{ .Values.predictions.existingSecret.name }}
     items: [{key: {{ .Values.predictions.existingSecret.key }}, path: url}]
+{{- end }}
+{{- if .Values.fetcher.enabled }}
+{{- with include "windlass-server.fetcherVolumes" . | trim }}
+{{ . }}
+{{- end }}
 {{- end }}
 {{- if .Values.apiKeys.existingSecret }}
 - name: api-keys

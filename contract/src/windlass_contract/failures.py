@@ -44,6 +44,15 @@ class Reason(StrEnum):
     FILE_IRREGULAR = "FileIrregular"
     """A link, a device, a pipe or a socket."""
     FILE_UNREADABLE = "FileUnreadable"
+    # What the fetcher met: tried again with backoff, never a verdict.
+    NO_FETCHER = "NoFetcher"
+    """Nothing is at work here that gets files from such a URI."""
+    FETCH_FAILED = "FetchFailed"
+    """The source, or the volume, gave an error or no answer."""
+    FETCH_DENIED = "FetchDenied"
+    """The source asks for credentials, or for others."""
+    FETCH_NOT_ALLOWED = "FetchNotAllowed"
+    """A host, a redirect, a size or a number of files beyond what the fetcher is allowed."""
     # Circumstances: retried with backoff, never a verdict.
     LOAD_DEADLINE_EXCEEDED = "LoadDeadlineExceeded"
     WONT_FIT = "WontFit"

@@ -104,6 +104,8 @@ Labels = Annotated[
 
 MAX_PATH = 1024
 """Characters of a path below the models' folder."""
+MAX_URI = 2048
+"""Characters of an artifact's URI."""
 
 
 def stays_inside(path: str) -> bool:

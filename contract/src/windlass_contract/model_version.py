@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from .document import StrictDocument
-from .identifiers import Digest, Duration, ModelName, ObjectName, Percentage, ServerName, Version, like
+from .identifiers import MAX_URI, Digest, Duration, ModelName, ObjectName, Percentage, ServerName, Version, like
 
 
 def _rules(*rules: tuple[str, str]) -> ConfigDict:
@@ -79,7 +79,7 @@ class ArtifactSource(StrictDocument):
         like(
             r"^[a-z][a-z0-9+.-]*://.*$",
             "write where the files are, as in volume:// (already mounted) or s3://models/cats-dogs/4",
-            max_length=2048,
+            max_length=MAX_URI,
         ),
     ]
     """`volume://` (already mounted, at `<model>/<version>` below the models' folder), or where to fetch from."""

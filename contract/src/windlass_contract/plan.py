@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from .canonical import digest_of
 from .document import Document
-from .identifiers import MAX_PATH, Digest, Labels, ModelName, ServerName, Version, VersionKey, stays_inside
+from .identifiers import MAX_PATH, MAX_URI, Digest, Labels, ModelName, ServerName, Version, VersionKey, stays_inside
 
 Thousandths = Annotated[int, Field(ge=0, le=1000)]
 LAST_EPOCH = 2**53 - 1
@@ -33,6 +33,8 @@ class PlannedVersion(Document):
     digest: Digest
     path: Annotated[str, Field(max_length=MAX_PATH)] | None = None
     """Relative to the folder of models, and inside it; None: `<model>/<version>`."""
+    uri: Annotated[str, Field(max_length=MAX_URI)] | None = None
+    """Where the fetcher gets the files from; None: they are there already."""
     weight: Thousandths = 0
     addressable: bool = False
     """Whether it may be asked for by number although its weight is 0 and it isn't the previous version."""

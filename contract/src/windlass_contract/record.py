@@ -33,6 +33,8 @@ class VersionRef(Document):
     model_version: str = ""
     """Name of the ModelVersion it came from."""
     path: str | None = None
+    uri: str | None = None
+    """See `PlannedVersion.uri`."""
     signatures: dict[str, Signature] = {}
 
 

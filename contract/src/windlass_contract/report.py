@@ -16,11 +16,13 @@ from .plan import ServingPlan
 
 
 class VersionState(StrEnum):
-    """Where a version is in a replica. In TensorFlow Serving's words: Waiting START, Verifying to Testing LOADING,
+    """Where a version is in a replica. In TensorFlow Serving's words: Waiting START, Fetching to Testing LOADING,
     Prepared AVAILABLE, Unloading UNLOADING, Failed END."""
 
     WAITING = "Waiting"
     """Its turn hasn't come, or its files are not there yet, or a retry is due."""
+    FETCHING = "Fetching"
+    """The fetcher brings its files."""
     VERIFYING = "Verifying"
     LOADING = "Loading"
     WARMING_UP = "WarmingUp"
@@ -93,6 +95,8 @@ class ServingReport(Document):
     """It was given its own epoch with another digest."""
     ready: bool = False
     draining: bool = False
+    fetches: Annotated[list[str], Field(max_length=16)] = []
+    """Schemes of the URIs that its fetcher brings files from; none: there is no fetcher at work."""
     models: dict[ModelName, ModelReport] = {}
 
     def version(self, model: str, version: int) -> VersionReport | None:

@@ -108,6 +108,10 @@ class Cluster:
         self.states: dict[tuple[str, int], VersionState] = {}
         self.signatures: dict[int, dict[str, Signature]] = {}
         self.contents: dict[int, str] = {}
+        self.progress: dict[tuple[str, int], float] = {}
+        """Of versions that are being fetched."""
+        self.fetches: list[str] = []
+        """Schemes that the replicas' fetcher may use."""
         self.extra_reports: list[SeenReport] = []
         self.reports: dict[str, SeenReport] = {}
         self.model_versions: list[SeenModelVersion] = []
@@ -157,6 +161,7 @@ class Cluster:
                     content_digest=self.contents.get(each.version, content(each.version)),
                     state=state,
                     failure=wrong,
+                    progress=self.progress.get(key),
                     breaker=self.breakers.get(key),
                     signatures=self.signatures.get(each.version, PLAIN) if state is VersionState.PREPARED else {},
                 )
@@ -171,6 +176,7 @@ class Cluster:
                 sequence=1,
                 plan=self.plan,
                 ready=True,
+                fetches=self.fetches,
                 models={
                     MODEL: ModelReport(
                         versions=versions, serving=serving, lagging=replica in self.lagging, breaker_open=broken

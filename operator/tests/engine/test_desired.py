@@ -198,7 +198,11 @@ def test_while_a_file_can_not_be_read_going_back_still_works():
 @pytest.mark.parametrize(
     ("change", "field", "reason"),
     [
-        ({"uri": "s3://models/cats"}, "spec.artifact.uri s3://", "NotSupported"),
+        ({"uri": "gs://models/cats"}, "spec.artifact.uri gs://", "NotSupported"),
+        ({"uri": "https://ada:secret@models.example.com/cats/2"}, "spec.artifact.uri", "NotSupported"),
+        ({"uri": "https://models.example.com/cats/2?token=secret"}, "spec.artifact.uri", "NotSupported"),
+        ({"uri": "s3://models/../cats/2"}, "spec.artifact.uri", "NotSupported"),
+        ({"uri": "s3:///cats/2"}, "spec.artifact.uri", "NotSupported"),
         ({"uri": "volume://../elsewhere"}, "spec.artifact.uri", "NotSupported"),
         ({"uri": f"volume://{'x' * 1500}"}, "spec.artifact.uri", "NotSupported"),
         ({"uri": "volume://a\0b"}, "spec.artifact.uri", "NotSupported"),

@@ -34,6 +34,7 @@ _LOOK = re.compile(r"/v1/models(?:/([^/:]+))?(?:(?:/versions/(\d+))|(?:/labels/(
 _MAX_INT64 = 2**63 - 1
 _STATE = {
     VersionState.WAITING: "START",
+    VersionState.FETCHING: "LOADING",
     VersionState.VERIFYING: "LOADING",
     VersionState.LOADING: "LOADING",
     VersionState.WARMING_UP: "LOADING",

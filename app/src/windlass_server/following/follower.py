@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
@@ -18,7 +19,7 @@ from windlass_server.following.choice import Offer, choose
 from windlass_server.following.durable_plan import DurablePlan
 from windlass_server.following.subscription import Subscription
 from windlass_server.health import PlanSource
-from windlass_server.hosting.host import Host, SamplesUnavailable
+from windlass_server.hosting.host import SamplesUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -27,12 +28,25 @@ FIRST_ANSWER_SECONDS = 4.0
 arrives later starts on the committed version. Longer than an operator gathers after its own start."""
 
 
+class PlanHolder(Protocol):
+    """Who makes a plan true: a replica's host, or a fetcher."""
+
+    @property
+    def server(self) -> str: ...
+    @property
+    def plan(self) -> ServingPlan | None: ...
+    def apply(self, plan: ServingPlan) -> None: ...
+    def begin(self) -> None: ...
+    def renew(self, epoch: int, models: list[str]) -> None: ...
+    def report(self, *, ready: bool, draining: bool, plan_conflict: bool) -> ServingReport: ...
+
+
 class Follower:
-    """The managed replica's plan. Implements `Subscriber`."""
+    """The plan of a managed replica, or of a fetcher. Implements `Subscriber`."""
 
     def __init__(
         self,
-        host: Host,
+        host: PlanHolder,
         *,
         state_dir: Path | None,
         plan_file: Path | None,

@@ -93,7 +93,10 @@ class Subscription:
         token_file: Path | None,
         ca_file: Path | None,
         subscriber: Subscriber,
+        *,
+        reports: bool = True,
     ) -> None:
+        """`reports`: whether it is a replica, which posts reports, or somebody who only has to know the plan."""
         self.url = url.rstrip("/")
         self._server = server
         self._instance = instance
@@ -101,6 +104,7 @@ class Subscription:
         self._ca_file = ca_file
         self._tls = ssl.create_default_context(cafile=ca_file) if self.url.startswith("https:") else None
         self._subscriber = subscriber
+        self._work = [self._poll, self._reports, self._silence] if reports else [self._poll, self._silence]
         self._session: aiohttp.ClientSession | None = None
         self._news = asyncio.Event()
         self._reached = asyncio.Event()
@@ -124,7 +128,7 @@ class Subscription:
             async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
                 self._session = session
                 self._last_answer = _now()
-                tasks = [asyncio.create_task(each) for each in (self._poll(), self._reports(), self._silence())]
+                tasks = [asyncio.create_task(each()) for each in self._work]
                 try:
                     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                     await next(task for task in tasks if task.done())

@@ -22,6 +22,7 @@ from windlass_contract.samples import AcceptanceSamples
 from windlass_server.errors import Code, ServingError
 from windlass_server.hosting.answering import Answering
 from windlass_server.hosting.breaker import Breakers
+from windlass_server.hosting.fetcher_watch import FetcherWatch, NotFetchedError
 from windlass_server.hosting.hosting import Admission, VersionStatus
 from windlass_server.hosting.memory_watch import Occupant, Standing
 from windlass_server.hosting.meter import Meter
@@ -70,14 +71,16 @@ class Host:
         make_resident: MakeResident,
         fetch_samples: FetchSamples,
         on_change: Callable[[], None] = lambda: None,
+        fetcher: FetcherWatch | None = None,
     ) -> None:
         """`identity`: server, replica and instance. `on_change` is called after each change of plan, state or routes,
-        and must not call back into the host's `apply`."""
+        and must not call back into the host's `apply`. `fetcher`: who brings files that are not there."""
         self.server, self.replica, self.instance = identity
         self.settings = settings
         self._make_resident = make_resident
         self._fetch_samples = fetch_samples
         self.on_change = on_change
+        self._fetcher = fetcher
         self._plan: ServingPlan | None = None
         self._table: RoutingTable[Slot] = RoutingTable()
         self._slots: dict[Key, Slot] = {}
@@ -246,8 +249,12 @@ class Host:
         try:
             if slot.resident is None:
                 slot.resident = self._make_resident(await self._order(slot), self._changed)
-            slot.failure = None
+            slot.failure, slot.fetching = None, None
             await slot.resident.prepare()
+        except NotFetchedError as error:
+            slot.failure, slot.fetching = error.failure, error.progress
+            self._again(slot, RETRY_FIRST_SECONDS)
+            return
         except SamplesUnavailable as error:
             slot.failure = Failure(gate=Gate.ACCEPTANCE, reason=Reason.SAMPLES_UNAVAILABLE, message=str(error)[:2000])
         except Exception as error:
@@ -267,13 +274,23 @@ class Host:
                 log.error("version failed", reason=slot.message, **about)
             case _:
                 delay = min(RETRY_FIRST_SECONDS * 2.0**slot.attempts, RETRY_LAST_SECONDS)
-                slot.phase, slot.attempts = Phase.IDLE, slot.attempts + 1
-                slot.retry_at = asyncio.get_running_loop().time() + delay
-                self._later(f"retry {slot.key}", delay)
+                slot.attempts += 1
                 log.warning("version waits", reason=slot.message, retry_seconds=delay, **about)
+                self._again(slot, delay)
+                return
         self._changed()
 
+    def _again(self, slot: Slot, delay: float) -> None:
+        """Its turn may come again after `delay` seconds."""
+        if slot.phase is Phase.PREPARING:
+            slot.phase = Phase.IDLE
+            slot.retry_at = asyncio.get_running_loop().time() + delay
+            self._later(f"retry {slot.key}", delay)
+            self._changed()
+
     async def _order(self, slot: Slot) -> Order:
+        if self._fetcher is not None:
+            await self._fetcher.arrived(slot.key, slot.planned)
         reference = slot.planned.samples
         samples = await self._fetch_samples(reference.digest) if reference is not None else None
         path = self.settings.models / (slot.planned.path or f"{slot.key.model}/{slot.key.version}")
@@ -443,6 +460,7 @@ class Host:
             plan_conflict=plan_conflict,
             ready=ready,
             draining=draining,
+            fetches=list(self._fetcher.schemes) if self._fetcher is not None else [],
             models=self.model_reports(),
         )
 

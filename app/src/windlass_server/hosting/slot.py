@@ -75,6 +75,8 @@ class Slot:
     """Prepares it."""
     failure: Failure | None = None
     """Why there is no resident yet."""
+    fetching: float | None = None
+    """Share of its files' bytes that the fetcher has brought; None: it isn't at it."""
     was_prepared: bool = False
     attempts: int = 0
     """To prepare it, in vain."""
@@ -105,7 +107,9 @@ class Slot:
         """Where it is."""
         if self.phase is Phase.UNLOADING:
             return VersionState.UNLOADING
-        return self.resident.state if self.resident is not None else VersionState.WAITING
+        if self.resident is not None:
+            return self.resident.state
+        return VersionState.WAITING if self.fetching is None else VersionState.FETCHING
 
     @property
     def prepared(self) -> bool:
@@ -120,6 +124,8 @@ class Slot:
     @property
     def message(self) -> str:
         """Why it may not; empty when there is nothing to say."""
+        if self.state is VersionState.FETCHING:
+            return f"its files are being fetched: {self.fetching:.0%} is there"
         failure = (self.resident.failure if self.resident is not None else None) or self.failure
         return failure.message if failure is not None and not self.prepared else ""
 
@@ -152,7 +158,13 @@ class Slot:
         """What the operator is told of it."""
         counters = self.meter.counters()
         if self.resident is None:
-            return VersionReport(version=self.key.version, state=self.state, failure=self.failure, counters=counters)
+            return VersionReport(
+                version=self.key.version,
+                state=self.state,
+                failure=self.failure,
+                progress=self.fetching,
+                counters=counters,
+            )
         report = self.resident.report()
         # Prepared means to the operator: it passed the samples of the plan that is followed.
         state = self.state if self.proven or not self.prepared else VersionState.WAITING

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from windlass_contract.fetching import FETCHED_SCHEMES
 from windlass_contract.identifiers import MAX_PATH, stays_inside, thousandths
 from windlass_contract.model_version import Mode, ModelVersionSpec, State
 from windlass_contract.plan import SamplesRef
@@ -57,9 +59,9 @@ class Claim:
         """As the record remembers it. Raises `ValueError` without a digest: such a version isn't started."""
         if self.digest is None:
             raise ValueError(f"version {self.version} has no digest")
-        path = mounted_path(self.spec)
-        extra = {} if path is None else {"path": path}
-        return VersionRef(version=self.version, digest=self.digest, model_version=self.seen.name, **extra)
+        places = {"path": mounted_path(self.spec), "uri": fetched_uri(self.spec)}
+        given = {name: place for name, place in places.items() if place is not None}
+        return VersionRef(version=self.version, digest=self.digest, model_version=self.seen.name, **given)
 
     def samples(self) -> SamplesRef | None:
         """The acceptance samples to pass."""
@@ -102,8 +104,15 @@ def claim_of(claims: Iterable[Claim], ref: VersionRef | None) -> Claim | None:
     return next((claim for claim in claims if claim.matches(ref)), None)
 
 
+def fetched_uri(spec: ModelVersionSpec) -> str | None:
+    """Where a fetcher gets the files from; None: they are mounted."""
+    return None if spec.artifact.uri.startswith(MOUNTED) else spec.artifact.uri
+
+
 def mounted_path(spec: ModelVersionSpec) -> str | None:
-    """Where the files lie below the models' folder; None: at `<model>/<version>`."""
+    """Where the files lie below the models' folder; None: at `<model>/<version>`, as everything that is fetched."""
+    if fetched_uri(spec) is not None:
+        return None
     path = spec.artifact.uri.removeprefix(MOUNTED).strip("/")
     return None if path in {"", f"{spec.model}/{spec.version}"} else path
 
@@ -144,14 +153,25 @@ def _own_obstacle(seen: SeenModelVersion) -> Obstacle | None:
     return None
 
 
+def _unfetchable(uri: str) -> list[str]:
+    scheme, _, rest = uri.partition("://")
+    if scheme not in FETCHED_SCHEMES:
+        known = ", ".join(f"{each}://" for each in FETCHED_SCHEMES)
+        return [f"spec.artifact.uri {scheme}:// (use {known} or {MOUNTED})"]
+    host, _, path = rest.partition("/")
+    if not re.fullmatch(r"[A-Za-z0-9._:\[\]-]+", host):
+        return ["spec.artifact.uri without a host, or with a user or password in it (they belong to the fetcher)"]
+    if not stays_inside(path.strip("/") or ".") or set(path) & set("?#\\"):
+        return ["spec.artifact.uri with '..', '?', '#', '\\' or control characters (name the folder of the version)"]
+    return []
+
+
 def unsupported(spec: ModelVersionSpec) -> list[str]:
     """What the ModelVersion asks for and isn't there yet, by field. It is never carried out without it."""
     fields = []
     artifact, rollout = spec.artifact, spec.rollout
-    if not artifact.uri.startswith(MOUNTED):
-        fields.append(
-            f"spec.artifact.uri {artifact.uri.partition('://')[0]}:// (put the files there and use {MOUNTED})"
-        )
+    if fetched_uri(spec) is not None:
+        fields += _unfetchable(artifact.uri)
     elif not stays_inside(mounted_path(spec) or "."):
         fields.append(
             f"spec.artifact.uri with '..', control characters or more than {MAX_PATH} characters "

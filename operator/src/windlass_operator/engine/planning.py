@@ -74,6 +74,8 @@ def _planned(
     fields: dict[str, Any] = {"version": ref.version, "digest": ref.digest}
     if ref.path is not None:
         fields["path"] = ref.path
+    if ref.uri is not None:
+        fields["uri"] = ref.uri
     if weight:
         fields["weight"] = weight
     if samples is not None:

@@ -12,6 +12,7 @@ from windlass_contract.plan import PlannedVersion
 from windlass_contract.record import ModelRecord, RolloutRecord, VersionRef
 from windlass_contract.report import VersionReport, VersionState
 
+from .desired import Claim, fetched_uri
 from .draft import block_of
 from .fleet import Fleet, spoken_for
 from .planning import planned_candidate, planned_committed
@@ -139,6 +140,15 @@ def has_way_back(record: ModelRecord, fleet: Fleet, model: str) -> bool:
 def waits_for_replicas(record: ModelRecord, fleet: Fleet, model: str) -> bool:
     """Whether a rollout isn't begun yet: it would give up the way back, and nobody is heard who could prepare it."""
     return not fleet.subscribed and has_way_back(record, fleet, model)
+
+
+def without_fetcher(fleet: Fleet, claim: Claim) -> tuple[str, ...]:
+    """The replicas to which nothing brings this version's files: its rollout isn't begun while there are any."""
+    uri = fetched_uri(claim.spec)
+    if uri is None:
+        return ()
+    scheme = uri.partition("://")[0]
+    return tuple(report.replica for report in fleet.subscribed if scheme not in report.fetches)
 
 
 def learned(fleet: Fleet, model: str, ref: VersionRef) -> VersionRef:

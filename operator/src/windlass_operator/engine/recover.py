@@ -81,10 +81,10 @@ def _rebuild_model(plan: ModelPlan, old: ModelRecord, epoch: int) -> ModelRecord
         planned = None if version is None else plan.planned(version)
         if planned is None:
             return None
-        extra = {} if planned.path is None else {"path": planned.path}
-        fresh = VersionRef(version=planned.version, digest=planned.digest, **extra)
+        places = {name: getattr(planned, name) for name in ("path", "uri") if getattr(planned, name) is not None}
+        fresh = VersionRef(version=planned.version, digest=planned.digest, **places)
         ref = known.get((planned.version, planned.digest), fresh)
-        return ref if ref.path == planned.path else fresh
+        return ref if (ref.path, ref.uri) == (planned.path, planned.uri) else fresh
 
     previous = reference(plan.previous)
     kept = previous is not None and old.previous is not None and previous.digest == old.previous.digest

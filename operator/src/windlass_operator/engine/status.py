@@ -26,11 +26,11 @@ from windlass_contract.report import ServingReport, VersionReport, VersionState
 
 from .conditions import Conditions
 from .decisions import waits_for
-from .desired import Claim
+from .desired import MOUNTED, Claim
 from .draft import UNDONE, block_of
 from .fleet import Fleet
 from .interface import Observation, SeenModelVersion
-from .prepare import has_way_back, waits_for_replicas
+from .prepare import has_way_back, waits_for_replicas, without_fetcher
 from .view import View
 
 _SHOWN_DECISIONS = 10
@@ -135,6 +135,9 @@ def _summarise(view: View, claim: Claim, role: str, fleet: Fleet, frozen: str) -
         way = "; it is resident, as the way back" if role == "previous" else ""
         phase = "Previous" if role == "previous" else "Superseded"
         return Summary(phase, phase, f"version {wanted.version} is newer{way}", ready=True)
+    if not frozen and (missing := without_fetcher(fleet, claim)):
+        message = f"{_no_fetcher(claim, missing)}. {_who_serves(view)}"
+        return Summary("Stalled", Reason.NO_FETCHER, message, stalled=True)
     previous = record.previous
     if not frozen and previous is not None and waits_for_replicas(record, fleet, view.model):
         message = f"{_NOBODY}. Until then version {previous.version} stays the way back. {_who_serves(view)}"
@@ -209,7 +212,10 @@ def _conditions(
     made = Conditions(generation)
     troubles = [(report.replica, each.failure) for report, each in said if each.failure is not None]
     verified = [report.replica for report, each in said if each.digest == claim.digest and claim.digest is not None]
-    absent = [(replica, failure) for replica, failure in troubles if failure.reason in _ABSENT]
+    absent = [
+        (replica, failure) for replica, failure in troubles if failure.gate is Gate.FETCH or failure.reason in _ABSENT
+    ]
+    arriving = [(report.replica, each.progress or 0.0) for report, each in said if each.state is VersionState.FETCHING]
     refused = [
         (replica, failure)
         for replica, failure in troubles
@@ -217,6 +223,11 @@ def _conditions(
     ]
     if absent:
         made.add(ConditionType.FETCHED, ConditionStatus.FALSE, absent[0][1].reason, _told(absent))
+    elif arriving:
+        how_far = ", ".join(f"{replica} has {progress:.0%}" for replica, progress in arriving[:5])
+        made.add(ConditionType.FETCHED, ConditionStatus.FALSE, "Fetching", f"the files are on their way: {how_far}")
+    elif summary.reason == Reason.NO_FETCHER:
+        made.add(ConditionType.FETCHED, ConditionStatus.FALSE, summary.reason, summary.message)
     elif verified or refused:
         made.add(ConditionType.FETCHED, ConditionStatus.TRUE, "Found", f"the files are there on {_replicas(len(said))}")
     else:
@@ -358,6 +369,14 @@ def _routed(report: ServingReport, model: str, version: int) -> bool:
 def _who_serves(view: View) -> str:
     committed = view.record.committed
     return f"Version {committed.version} serves" if committed is not None else f"Model {view.model} is not served"
+
+
+def _no_fetcher(claim: Claim, missing: tuple[str, ...]) -> str:
+    scheme = claim.spec.artifact.uri.partition("://")[0]
+    return (
+        f"not started: spec.artifact.uri is {scheme}://, and on {', '.join(missing[:5])} there is no fetcher that "
+        f"may get such files: add one to the server (docs/artifacts.md), or put the files there and use {MOUNTED}"
+    )
 
 
 def _step(claim: Claim, index: int) -> str:

@@ -31,6 +31,7 @@ from .prepare import (
     verdict_on_candidate,
     verdict_on_committed,
     waits_for_replicas,
+    without_fetcher,
 )
 
 UNCLAIMED_GRACE_SECONDS = 10.0
@@ -75,7 +76,7 @@ def follow_desired(draft: Draft, claims: Sequence[Claim], fleet: Fleet, elapsed:
         draft.change(unclaimed_seconds=gone)
         if gone < UNCLAIMED_GRACE_SECONDS:
             return
-    if not waits_for_replicas(draft.record, fleet, draft.model):
+    if not waits_for_replicas(draft.record, fleet, draft.model) and not without_fetcher(fleet, want):
         _start(draft, want, fleet)
 
 
@@ -325,8 +326,14 @@ def _commit(draft: Draft, rollout: RolloutRecord, claim: Claim, ready: Preparati
 
 
 def _named(ref: VersionRef, claims: Sequence[Claim]) -> VersionRef:
-    """With the present name of its ModelVersion, which may have been renamed."""
+    """With the present name of its ModelVersion, and where that says its files are: it may have been written anew."""
     claim = claim_of(claims, ref)
-    if claim is None or claim.seen.name == ref.model_version:
+    if claim is None:
         return ref
-    return ref.model_copy(update={"model_version": claim.seen.name})
+    named = claim.reference()
+    update: dict[str, object] = {}
+    if named.model_version != ref.model_version:
+        update["model_version"] = named.model_version
+    if named.uri != ref.uri:
+        update |= {"uri": named.uri, "path": named.path}
+    return ref.model_copy(update=update) if update else ref

@@ -1,0 +1,1 @@
+"""The fetcher: brings the files of planned versions into the folder of models, for replicas that only read it."""

@@ -1,0 +1,41 @@
+"""What a fetcher is told, and what it refuses to be told."""
+
+from __future__ import annotations
+
+import pytest
+
+from windlass_server.command_line import parse_settings
+from windlass_server.fetching.main import sources_of
+from windlass_server.fetching.settings import FetcherSettings
+
+GIVEN = ["--server", "one", "--plan-file", "plan"]
+
+
+def parsed(*arguments: str) -> FetcherSettings:
+    return parse_settings(FetcherSettings, arguments, "windlass-fetcher", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "--server (WINDLASS_SERVER)"),
+        (["--server", "one"], "--operator (WINDLASS_OPERATOR) is missing"),
+        (["--server", "one", "--plan-file", "plan"], "nothing may be fetched: name hosts with --allow-host"),
+        (["--server", "one", "--plan-file", "plan", "--allow-host", "https://x"], "is no host"),
+        (["--server", "one", "--plan-file", "plan", "--s3-endpoint", "http://s3"], "--s3-endpoint is http://"),
+        (["--server", "one", "--plan-file", "plan", "--s3-endpoint", "https://a:b@s3"], "--s3-endpoint"),
+    ],
+)
+def test_wrong_settings_are_named(arguments, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parsed(*arguments)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_may_be_fetched_is_what_was_allowed(monkeypatch):
+    assert sorted(sources_of(parsed(*GIVEN, "--allow-host", "a.example.com"))) == ["https"]
+    assert sorted(sources_of(parsed(*GIVEN, "--allow-host", "*", "--allow-http"))) == ["http", "https"]
+    assert sorted(sources_of(parsed(*GIVEN, "--s3-endpoint", "https://s3.example.com"))) == ["s3"]
+    monkeypatch.setenv("WINDLASS_ALLOW_HOST", "a.example.com, *.example.org:8443")
+    assert parsed(*GIVEN).allow_host == ("a.example.com", "*.example.org:8443")

@@ -1,0 +1,120 @@
+"""A folder on a real web server, with TLS by an authority of its own, and with the faults that a test asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ssl
+import subprocess
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aiohttp import web
+
+
+def certificate(folder: Path, *hosts: str) -> tuple[Path, Path]:
+    """A certificate for `hosts` (names or `IP:…`) that signs itself, and its key."""
+    chain, key = folder / "web.pem", folder / "web.key"
+    names = ",".join(host if ":" in host else f"DNS:{host}" for host in hosts)
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=web", "-addext", f"subjectAltName={names}", "-keyout", str(key), "-out", str(chain)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return chain, key
+
+
+@dataclass
+class WebFolder:
+    """`root` at `url`, and what was asked for."""
+
+    root: Path
+    ca_file: Path
+    url: str = ""
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    """Path and Range of each request."""
+    user: tuple[str, str] | None = None
+    """Name and password that it asks for."""
+    redirects: dict[str, str] = field(default_factory=dict)
+    """Path to where it leads."""
+    cut_after: int | None = None
+    """Bytes after which a file's connection is ended, once."""
+    stall: bool = False
+    """Whether a file's second half never comes."""
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answers one request."""
+        self.asked.append((request.path, request.headers.get("Range", "")))
+        if request.path in self.redirects:
+            raise web.HTTPFound(self.redirects[request.path])
+        if self.user is not None:
+            expected = base64.b64encode(":".join(self.user).encode()).decode()
+            if request.headers.get("Authorization") != f"Basic {expected}":
+                raise web.HTTPUnauthorized
+        path = self.root / request.path.lstrip("/")
+        if not path.is_file():
+            raise web.HTTPNotFound
+        is_large = path.name != "manifest.json"
+        if is_large and (self.stall or self.cut_after is not None):
+            data = path.read_bytes()
+            share = len(data) // 2 if self.cut_after is None else self.cut_after
+            response = web.StreamResponse(headers={"Content-Length": str(len(data))})
+            await response.prepare(request)
+            await response.write(data[:share])
+            if self.stall:
+                await asyncio.sleep(60)
+            self.cut_after = None
+            if request.transport is not None:
+                request.transport.close()
+            return response
+        return web.FileResponse(path)
+
+
+@contextmanager
+def web_folder(root: Path, tls_folder: Path, *, tls: bool = True) -> Iterator[WebFolder]:
+    """Serves a folder at `https://localhost:…` until the end, on a thread of its own."""
+    chain, key = certificate(tls_folder, "localhost", "IP:127.0.0.1")
+    folder = WebFolder(root, chain)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="web")
+    thread.start()
+
+    def call(work: Callable[[], Awaitable[None]]) -> None:
+        asyncio.run_coroutine_threadsafe(_await(work), loop).result(30)
+
+    runner: web.AppRunner | None = None
+
+    async def begin() -> None:
+        nonlocal runner
+        application = web.Application()
+        application.router.add_get("/{path:.*}", folder.handle)
+        runner = web.AppRunner(application, shutdown_timeout=0.1)
+        await runner.setup()
+        context = None
+        if tls:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(chain, key)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
+        await site.start()
+        port = runner.addresses[0][1]
+        folder.url = f"{'https' if tls else 'http'}://localhost:{port}"
+
+    async def end() -> None:
+        if runner is not None:
+            await runner.cleanup()
+
+    try:
+        call(begin)
+        yield folder
+    finally:
+        call(end)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _await(work: Callable[[], Awaitable[None]]) -> None:
+    await work()
