@@ -11,7 +11,6 @@ import struct
 import subprocess
 import zlib
 from collections import Counter
-from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -157,16 +156,8 @@ def test_a_large_image_is_decoded_elsewhere(front, images):
 )  # fmt: skip
 def test_slow_senders_are_cut_off(front, what, head):
     with front.bounded(what, 40):
-        sockets = trickle(front, [head] * 500, b"\r\nx"[-1:] if b"chunked" not in head else b"", 5)
-    with ExitStack() as stack:
-        for each in sockets:
-            stack.callback(each.close)
-        for each in sockets:
-            each.settimeout(30)
-            try:
-                assert b" 408 " in each.recv(4096)
-            except ConnectionResetError:
-                continue  # it had sent what nobody read any more
+        answers = trickle(front, [head] * 500, b"x" if b"chunked" not in head else b"")
+    assert [answer.split(b"\r\n")[0] for answer in answers] == [b"HTTP/1.1 408 Request Timeout"] * 500
 
 
 IDLE = """
