@@ -3,7 +3,9 @@
 uvicorn's protocol with bounds. It reads a head of any length and waits for a body or for a reader for ever; here each
 of these ends by a deadline, which one look at all connections every half second keeps. Connections that wait for their
 client (idle, or in the middle of a request that is being sent) make room for new ones, the oldest first; those whose
-request is being worked on never do. What is refused below the application is `{"error": "…"}` too.
+request is being worked on never do. What is refused below the application is `{"error": "…"}` too. Who is refused in
+the middle of sending is listened to for a moment longer: data that meets a closed connection is answered by a reset,
+which takes the answer along that the client hasn't read yet.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ MAX_HEADERS = 128
 MAX_URL_BYTES = 8 * 1024
 MAX_PIPELINED = 16
 """Requests that a client sends before the answer to the first; each costs memory until it is its turn."""
+LEAVING_SECONDS = 2.0
+"""For a client to take note of its last answer."""
 _HEAD_TOO_LARGE = f"the request's line and headers have more than {MAX_HEAD_BYTES} bytes"
 
 
@@ -43,7 +47,7 @@ class ConnectionLimits:
     min_body_rate: int = 16 * 1024
     """Bytes per second."""
     max_body_bytes: int = 64 * 1024 * 1024
-    """More than that is not even thrown away."""
+    """More than that is not even thrown away, nor after the last answer."""
     send_timeout: float = 60.0
     """In which a client takes nothing of its answer."""
 
@@ -55,6 +59,8 @@ class Phase(Enum):
     HEAD = "head"
     BODY = "body"
     ANSWER = "answer"
+    LEAVING = "leaving"
+    """It has its last answer; what it still sends is thrown away."""
 
 
 class Ended(Enum):
@@ -153,6 +159,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parses; whatever can't be a request ends the connection."""
+        if self._phase is Phase.LEAVING:
+            self._received += len(data)
+            if self._received > self._limits.max_body_bytes:
+                self.transport.abort()
+            return
         if self.transport.is_closing() or self._foreign:
             return
         if self._phase is Phase.IDLE:
@@ -191,6 +202,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_open = False
         self.app = self._refused() or self._served
         super().on_headers_complete()
+        self.cycle.transport = _Departure(self)  # type: ignore[assignment]  # all of a transport that it uses
         self._message_open = True
         if not self.pipeline:
             self._enter(Phase.BODY)
@@ -211,6 +223,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """The next request, or a wait for one."""
+        if self._phase is Phase.LEAVING:
+            self.server_state.total_requests += 1
+            return
         super().on_response_complete()
         if self.pipeline or self.transport.is_closing():
             return
@@ -235,7 +250,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self._since += passed  # it isn't the client that is slow
             return
         waited = now - self._since
-        if self._phase is Phase.IDLE:
+        if self._phase is Phase.LEAVING:
+            if waited > LEAVING_SECONDS:
+                self.transport.close()
+        elif self._phase is Phase.IDLE:
             if waited > self._limits.keep_alive:
                 self._end(Ended.IDLE)
         elif self._phase is Phase.HEAD:
@@ -248,7 +266,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def make_room(self) -> None:
         """Ends it for the sake of another: it has waited longest."""
-        if self._phase is Phase.IDLE:
+        if self._phase is Phase.LEAVING:
+            self.transport.abort()
+        elif self._phase is Phase.IDLE:
             self._end(Ended.MADE_ROOM)
         else:
             self._count(Ended.MADE_ROOM)
@@ -303,7 +323,27 @@ class BoundedProtocol(HttpToolsProtocol):
             head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
             self.transport.write(STATUS_LINE[status] + head + body)
         self._leave()
-        self.transport.close()
+        if its_turn:
+            self._await_departure()
+        else:
+            self.transport.close()
+
+    def say_goodbye(self) -> None:
+        """Ends the connection after an answer."""
+        if self._message_open or self._foreign:
+            self._await_departure()
+        else:
+            self.transport.close()
+
+    def _await_departure(self) -> None:
+        if self.transport.is_closing() or self._phase is Phase.LEAVING:
+            return
+        self._unset_keepalive_if_required()
+        self.pipeline.clear()
+        self._enter(Phase.LEAVING)
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():  # TLS has no such thing
+            self.transport.write_eof()
 
     def _leave(self) -> None:
         """The application hears that nobody listens any more."""
@@ -318,6 +358,21 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _count(self, why: Ended) -> None:
         self._all.ended[why] += 1
+
+
+class _Departure:
+    """The transport as a request sees it: closing it leaves the client time to read the answer."""
+
+    def __init__(self, protocol: BoundedProtocol) -> None:
+        self._protocol = protocol
+
+    def write(self, data: bytes) -> None:
+        """Sends."""
+        self._protocol.transport.write(data)
+
+    def close(self) -> None:
+        """Nothing more is sent."""
+        self._protocol.say_goodbye()
 
 
 class _TooManyError(Exception):

@@ -149,6 +149,23 @@ def test_what_a_body_becomes_may_need_more_room_than_its_text(clock):
     play(scenario)
 
 
+def test_an_answer_takes_room_until_it_is_taken(clock):
+    async def scenario():
+        bodies = Bodies(4 * MIB)
+        with bodies.body() as small, bodies.body() as large:
+            small.is_answered(SMALL_BYTES)
+            assert bodies.held == 0
+            small.is_answered(3 * MIB)
+            large.grew(MIB)
+            large.is_answered(MIB)
+            assert bodies.held == 4 * MIB
+            with pytest.raises(ServingError, match="too many large requests"):
+                large.is_answered(MIB + 1)
+        assert bodies.held == 0
+
+    play(scenario)
+
+
 def test_one_that_becomes_more_than_there_is_is_worked_on_alone(clock):
     async def scenario():
         bodies = Bodies(4 * MIB)

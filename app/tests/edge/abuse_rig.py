@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import selectors
 import socket
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,24 +127,30 @@ with ThreadPoolExecutor(count) as pool:
 """
 
 
-def trickle(front: Front, heads: list[bytes], byte: bytes, seconds: float) -> list[socket.socket]:
-    """Opens a connection for each head and sends a byte on all of them now and then."""
-    sockets = [socket.create_connection(front.address) for _ in heads]
-    for each, head in zip(sockets, heads, strict=True):
-        each.sendall(head)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        for each in sockets:
-            try:
-                each.send(byte)
-            except OSError:
-                continue
-        time.sleep(0.5)
-    return sockets
+def trickle(front: Front, heads: list[bytes], byte: bytes) -> list[bytes]:
+    """Opens a connection for each head and sends a byte on it every half second, until it is answered. Gives the
+    answers' beginnings."""
+    answers: list[bytes] = []
+    with selectors.DefaultSelector() as open_yet, ExitStack() as stack:
+        for head in heads:
+            client = stack.enter_context(socket.create_connection(front.address))
+            client.sendall(head)
+            open_yet.register(client, selectors.EVENT_READ)
+        deadline, next_byte = time.monotonic() + 60, time.monotonic()
+        while open_yet.get_map() and time.monotonic() < deadline:
+            if time.monotonic() >= next_byte:
+                next_byte += 0.5
+                for key in list(open_yet.get_map().values()):
+                    with suppress(ConnectionError):  # its answer says why
+                        key.fileobj.send(byte)
+            for key, _ in open_yet.select(max(next_byte - time.monotonic(), 0)):
+                open_yet.unregister(key.fileobj)
+                answers.append(key.fileobj.recv(4096))
+    return answers
 
 
 UPLOAD = """
-import json, resource, select, socket, sys, time
+import json, resource, select, socket, sys
 from concurrent.futures import ThreadPoolExecutor
 host, port, path, count, size = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
 head = f"POST {path} HTTP/1.1\\r\\nhost: x\\r\\ncontent-length: {size}\\r\\n\\r\\n".encode()
@@ -168,7 +175,8 @@ def status(client):
         return 0
 with ThreadPoolExecutor(min(count, 40)) as pool:
     clients = list(pool.map(upload, range(count)))
-    time.sleep(1)  # for answers that are on their way
+    print("sent", flush=True)
+    sys.stdin.readline()
     print(json.dumps(list(pool.map(status, clients))), flush=True)
 """
 
@@ -176,9 +184,61 @@ with ThreadPoolExecutor(min(count, 40)) as pool:
 def upload(front: Front, count: int, size: int) -> list[int | None]:
     """So many clients send all but the last byte of so large a body, from another process. Gives what each was answered
     then: None, its body is held; 0, it was cut off before it read the answer."""
-    done = subprocess.run(
+    with subprocess.Popen(
         ["python3", "-c", UPLOAD, *map(str, front.address), PREDICT, str(count), str(size)],
-        capture_output=True, check=True, timeout=170,
-    )  # fmt: skip
-    answers: list[int | None] = json.loads(done.stdout)
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as clients:  # fmt: skip
+        assert clients.stdout.readline() == "sent\n"
+        wait_until("the server has read what was sent", lambda: unread_bytes(front.address[1]) == 0)
+        assert front.replica.get("/livez").status_code == 200  # and done what comes of it
+        print(file=clients.stdin, flush=True)
+        answers: list[int | None] = json.loads(clients.stdout.readline())
     return answers
+
+
+ASK = """
+import json, socket, sys
+from concurrent.futures import ThreadPoolExecutor
+host, port, path, count, head_bytes = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+body = sys.stdin.buffer.read()
+head = f"POST {path} HTTP/1.1\\r\\nhost: x\\r\\ninference-header-content-length: {head_bytes}\\r\\n"
+request = (head + f"content-length: {len(body)}\\r\\n\\r\\n").encode() + body
+clients = []
+def ask(_):
+    client = socket.socket()
+    clients.append(client)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(120)
+    try:
+        client.connect((host, port))
+        client.sendall(request)
+    except OSError:
+        pass  # refused meanwhile
+    try:
+        return int(client.recv(100).split()[1])
+    except (OSError, IndexError):
+        return 0
+with ThreadPoolExecutor(4) as pool:
+    print(json.dumps(list(pool.map(ask, range(count)))), flush=True)
+"""
+
+
+def ask_and_not_take(front: Front, count: int, path: str, head: bytes, tail: bytes) -> list[int]:
+    """So many requests, some at a time, whose answers are taken no further than to their status; it is given. 0: cut
+    off. The connections stand until all are answered."""
+    done = subprocess.run(
+        ["python3", "-c", ASK, *map(str, front.address), path, str(count), str(len(head))],
+        input=head + tail, capture_output=True, check=True, timeout=170,
+    )  # fmt: skip
+    statuses: list[int] = json.loads(done.stdout)
+    return statuses
+
+
+def unread_bytes(port: int) -> int:
+    """That have arrived on connections of a port of this machine, and that nobody has taken."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(
+        int(row[4].partition(":")[2], 16)
+        for row in rows
+        if int(row[1].partition(":")[2], 16) == port and row[3] == "01"  # established
+    )

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 import uvloop
 
-from windlass_server.connections import ConnectionLimits, Connections, Ended
+from windlass_server.connections import ConnectionLimits, Connections, Ended, Phase
 from windlass_server.listening import Listener
 from windlass_testing.waiting import until
 
@@ -26,7 +26,8 @@ GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 class Echo:
-    """Says how long the body was; `/early` without reading it, `/slow` when told, `/big` with 64 MiB."""
+    """Says how long the body was; `/early` without reading it, `/refuse` so too, and with the end of the connection,
+    `/slow` when told, `/big` with 64 MiB."""
 
     def __init__(self):
         self.go = asyncio.Event()
@@ -35,7 +36,7 @@ class Echo:
 
     async def __call__(self, scope, receive, send):
         body = b""
-        if scope["path"] != "/early":
+        if scope["path"] not in {"/early", "/refuse"}:
             more = True
             while more:
                 message = await receive()
@@ -49,6 +50,8 @@ class Echo:
         self.bodies.append(len(body))
         answer = b"x" * (64 * 2**20) if scope["path"] == "/big" else b"%d" % len(body)
         headers = [(b"content-length", b"%d" % len(answer))]
+        if scope["path"] == "/refuse":
+            headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
 
@@ -129,7 +132,6 @@ def refused(answer):
     return status, json.loads(body)["error"]
 
 
-@pytest.mark.unproven
 @run
 async def test_a_head_that_trickles_is_cut_off():
     async with port() as at:
@@ -163,6 +165,32 @@ async def test_a_body_that_trickles_is_cut_off_and_the_application_hears_of_it()
         writer.close()
         assert at.ended == {"body_timeout": 1}
         await until(lambda: at.app.left == 1)
+
+
+@run
+async def test_who_goes_on_sending_reads_the_refusal_all_the_same():
+    async with port() as at:
+        for _ in range(50):
+            reader, writer = await at.open(b"POST /refuse HTTP/1.1\r\nhost: x\r\ncontent-length: 900000\r\n\r\n")
+            await until(lambda: Phase.LEAVING in {each.phase for each in at.listener.connections.open})
+            for _ in range(10):  # each would meet a closed connection, and the first be answered by a reset
+                writer.write(b"x" * 10_000)
+                await writer.drain()
+            assert parse(await reader.read()) == (200, b"0")
+            writer.close()
+            await until(lambda: not at.listener.connections.open)
+
+
+@run
+async def test_who_only_goes_on_sending_is_cut_off_in_the_end():
+    async with port() as at:
+        refuse = b"POST /refuse HTTP/1.1\r\nhost: x\r\ncontent-length: 900000\r\n\r\n"
+        _, much = await at.open(refuse)
+        await at.is_cut_off(much, b"x" * 9000, 1000)
+        _, long = await at.open(refuse)
+        await until(lambda: len(at.listener.connections.open) == 1)
+        await at.is_cut_off(long, b"x", 60_000)
+        assert at.ended == {}
 
 
 @run

@@ -212,13 +212,15 @@ from windlass_server.predictions.prediction import Prediction
 from windlass_server.predictions.settings import PredictionLogSettings
 url, state = sys.argv[1:]
 log = PredictionLog.open(url, Path(state), PredictionLogSettings(flush_seconds=0.01, batch_rows=20))
+def until(condition):
+    while not condition():
+        time.sleep(0.001)
 for number in range(5000):
     log.record(Prediction(f"id-{number:05}", "m", 1, "", 1, "v1", "s", 0.1, 200, None, None, "", time.time()))
-    if number % 100 == 0:
-        time.sleep(0.002)
+    if number == 4000:
+        until(lambda: log.counters.stored)  # so it is killed while it stores
 print("recorded", flush=True)
-while log.counters.spooled < 5000:
-    time.sleep(0.01)
+until(lambda: log.counters.spooled == 5000)
 print("flushed", flush=True)
 sys.stdin.read()
 """

@@ -1,7 +1,8 @@
 """The bodies of all requests together: how many bytes are held at once.
 
 Each request has a bound of its own; this one is for very many that come near it at the same time. Bytes count from
-when they arrive until their request is answered. Small bodies don't count: the number of connections bounds those.
+when they arrive until their request is answered, and its answer taken: what counts is the most of body, tensors and
+answer. Small ones don't count: the number of connections bounds those.
 When there is no room, the body that arrives most slowly is given up, so that who holds room and hardly sends loses it.
 A body that is complete is never given up.
 """
@@ -113,11 +114,20 @@ class Body:
         """It was read: there are tensors of so many bytes now, for which it may need more room than its text did.
         Raises `ServingError`."""
         if self._held:
-            # One that takes all there is can be worked on alone.
-            more = min(size - self._held, self._all.most - self._held)
-            if more > 0:
-                self._all.take_more(more)
-                self._held += more
+            self._hold(size)
+
+    def is_answered(self, size: int) -> None:
+        """There is an answer of so many bytes, until its client has taken it. Raises `ServingError`."""
+        if size > SMALL_BYTES:
+            self._task = self._task or asyncio.current_task()
+            self._hold(size)
+
+    def _hold(self, size: int) -> None:
+        # One that takes all there is can be worked on alone.
+        more = min(size, self._all.most) - self._held
+        if more > 0:
+            self._all.take_more(more)
+            self._held += more
 
     def give_up(self) -> None:
         """For the sake of another: what reads it is interrupted, and told by `interrupted`."""
@@ -134,5 +144,5 @@ class Body:
 
 def no_room(*, unread: bool = True) -> ServingError:
     """What the client is told."""
-    message = "too many large requests are received and worked on at once: try again"
+    message = "too many large requests are received, worked on and answered at once: try again"
     return ServingError(Code.RESOURCE_EXHAUSTED, message, retry_after=1, unread=unread)

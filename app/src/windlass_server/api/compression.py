@@ -13,8 +13,11 @@ from starlette.types import Receive
 
 from windlass_server.errors import Code, ServingError
 
+from .bodies import SMALL_BYTES
+
 PIECE = 1024 * 1024
 """Bytes that are decompressed before the event loop gets its turn."""
+_CRUMB_BYTES = 4096
 LEAST_COMPRESSED = 1024
 """Smaller answers aren't worth it."""
 LARGE = 64 * 1024
@@ -60,20 +63,54 @@ async def read_body(
 
 
 async def _read_plain(receive: Receive, max_bytes: int, grew: Callable[[int], None]) -> bytes:
-    first, more = await _next_chunk(receive)
-    if len(first) > max_bytes:
-        raise _too_large(max_bytes)
-    grew(len(first))
-    if not more:
-        return first
-    body = bytearray(first)
+    body = _Pieces()
+    more = True
     while more:
         chunk, more = await _next_chunk(receive)
-        if len(body) + len(chunk) > max_bytes:
+        if body.size + len(chunk) > max_bytes:
             raise _too_large(max_bytes)
         grew(len(chunk))
-        body += chunk
-    return bytes(body)
+        if not more and not body.size:
+            return chunk
+        body.add(chunk)
+        del chunk  # while the next one is waited for
+    return body.whole()
+
+
+class _Pieces:
+    """A body that grows. Thousands of small ones may wait for their end: what has come of them is kept as it came, but
+    for crumbs, and only large ones are copied into one."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._pieces: list[bytes | bytearray] = []
+        self._crumbs = bytearray()
+        """What came last, in pieces too small to be kept by themselves."""
+
+    def add(self, chunk: bytes) -> None:
+        """At the end."""
+        self.size += len(chunk)
+        if self.size > SMALL_BYTES:
+            if self._pieces:
+                self._crumbs = bytearray().join([*self._pieces, self._crumbs])
+                self._pieces.clear()
+            self._crumbs += chunk
+        elif len(chunk) < _CRUMB_BYTES:
+            self._crumbs += chunk
+            if len(self._crumbs) >= _CRUMB_BYTES:
+                self._keep()
+        else:
+            self._keep()
+            self._pieces.append(chunk)
+
+    def whole(self) -> bytes:
+        """All of it."""
+        return b"".join([*self._pieces, self._crumbs])
+
+    def _keep(self) -> None:
+        if self._crumbs:
+            self._pieces.append(bytes(self._crumbs))
+            self._crumbs = bytearray()
 
 
 async def _next_chunk(receive: Receive) -> tuple[bytes, bool]:

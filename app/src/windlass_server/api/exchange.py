@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from windlass_server.errors import Code, ServingError
 
-from .bodies import Bodies, Body, no_room
+from .bodies import SMALL_BYTES, Bodies, Body, no_room
 from .compression import compress_answer, read_body
 from .limits import Limits
 
@@ -144,6 +144,10 @@ class ProtocolRoute(BaseRoute):
             request = Request(scope, receive, self._limits, dict(scope["headers"]), arriving)
             answer = await self._answer(request)
             if answer is not None:
+                try:
+                    arriving.is_answered(len(answer.body))
+                except ServingError as error:
+                    answer = error_answer(error)
                 await send_answer(request, answer, send)
 
     async def _answer(self, request: Request) -> Answer | None:
@@ -164,7 +168,7 @@ class ProtocolRoute(BaseRoute):
 
 
 async def send_answer(request: Request, answer: Answer, send: Send) -> None:
-    """Sends it, compressed when the client asked; without its body for HEAD."""
+    """Sends it, compressed when the client asked; without its body for HEAD. Returns when it is taken, nearly."""
     body, encoding = await compress_answer(answer.body, request.headers.get(b"accept-encoding", b""))
     headers = [
         (b"content-type", answer.content_type.encode("latin-1")),
@@ -174,4 +178,8 @@ async def send_answer(request: Request, answer: Answer, send: Send) -> None:
     if encoding:
         headers += [(b"content-encoding", encoding.encode()), (b"vary", b"Accept-Encoding")]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body})
+    shown = b"" if request.method == "HEAD" else body
+    if len(shown) > SMALL_BYTES:
+        await send({"type": "http.response.body", "body": shown, "more_body": True})
+        shown = b""  # whoever sends it waits until the piece before is on its way
+    await send({"type": "http.response.body", "body": shown})
