@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from windlass_contract.document import Document
-from windlass_contract.failures import Failure, Reason
+from windlass_contract.failures import Failure, Gate, Reason
 from windlass_contract.fetching import (
     OWN_FOLDER,
     SIGN_NAME,
@@ -26,7 +26,7 @@ from windlass_contract.fetching import (
 from windlass_contract.plan import ServingPlan
 from windlass_contract.report import ServingReport
 from windlass_server.fetching.download import Bounds, BusyError, Wanted, download, is_there, remove_leftovers
-from windlass_server.fetching.sources import FetchError, Source
+from windlass_server.fetching.sources import MAX_MESSAGE, FetchError, Source
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +41,9 @@ CHECK_SECONDS = 30.0
 """Between two looks at whether what was fetched is still there."""
 _OWN = secrets.token_hex(4)
 """Tells this process' files from those of others on the same volume."""
-_LEFT = re.compile(r"([0-9a-f]{64})\.(part|json|lock)")
+LEFTOVER_SECONDS = 3600.0
+"""For which nobody touched what another process left."""
+_LEFT = re.compile(r"([0-9a-f]{64})\.(part|json)")
 
 
 class Fetcher:
@@ -116,26 +118,30 @@ class Fetcher:
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def _take(self, wanted: list[Wanted]) -> None:
-        ended = [task for each, task in self._tasks.items() if each not in wanted]
-        for task in ended:
+        ended = {each: task for each, task in self._tasks.items() if each not in wanted}
+        for task in ended.values():
             task.cancel()
-        await asyncio.gather(*ended, return_exceptions=True)
+        await asyncio.gather(*ended.values(), return_exceptions=True)
         kept = {each.digest for each in wanted}
-        await asyncio.to_thread(self._tidy, kept)
+        await asyncio.to_thread(self._tidy, kept, {each.digest for each in ended} - kept)
         self._tasks = {each: self._tasks.get(each) or asyncio.create_task(self._bring(each)) for each in wanted}
 
-    def _tidy(self, kept: set[str]) -> None:
-        """Removes what earlier attempts at versions that nobody wants any more left, and nothing else."""
-        folder = self._models / OWN_FOLDER
-        for entry in folder.iterdir():
+    def _tidy(self, kept: set[str], ended: set[str]) -> None:
+        """Removes what attempts at versions that nobody wants any more left, and nothing else: `ended`, and what was
+        left by somebody before and is old, since another server's fetcher may share the volume."""
+        for entry in (self._models / OWN_FOLDER).iterdir():
             found = _LEFT.fullmatch(entry.name)
             digest = f"sha256:{found[1]}" if found else ""
-            if found and digest not in kept:
+            if found is None or digest in kept:
+                continue
+            with contextlib.suppress(FileNotFoundError):  # another fetcher was faster
+                if digest not in ended and time.time() - entry.stat().st_mtime < LEFTOVER_SECONDS:
+                    continue
                 if found[2] == "part":
                     log.info("leftovers removed", digest=digest)
                     remove_leftovers(self._models, digest)
-                elif found[2] == "json":
-                    entry.unlink(missing_ok=True)
+                else:
+                    entry.unlink()
 
     async def _bring(self, wanted: Wanted) -> None:
         """Until cancelled: what was removed is brought again."""
@@ -152,16 +158,21 @@ class Fetcher:
                 await asyncio.sleep(NOTE_SECONDS)
             except FetchError as error:
                 attempts += 1
-                seconds = min(RETRY_FIRST_SECONDS * 2.0 ** (attempts - 1), RETRY_LAST_SECONDS)
-                log.warning(
-                    "not fetched",
-                    version=str(wanted),
-                    reason=error.failure.reason,
-                    message=error.failure.message,
-                    retry_seconds=seconds,
-                )
-                await self._note(wanted, 0.0, error.failure)
-                await asyncio.sleep(seconds * random.uniform(0.8, 1.2))  # noqa: S311
+                await self._failed(wanted, error.failure, attempts)
+            except Exception as error:
+                log.exception("fetching broke", version=str(wanted))
+                attempts += 1
+                message = f"this fetcher couldn't bring {wanted}: {type(error).__name__}: {error}"
+                failure = Failure(gate=Gate.FETCH, reason=Reason.FETCH_FAILED, message=message[:MAX_MESSAGE])
+                await self._failed(wanted, failure, attempts)
+
+    async def _failed(self, wanted: Wanted, failure: Failure, attempts: int) -> None:
+        """Says why, and waits before the next attempt."""
+        seconds = min(RETRY_FIRST_SECONDS * 2.0 ** min(attempts - 1, 10), RETRY_LAST_SECONDS)
+        about = {"version": str(wanted), "reason": failure.reason, "message": failure.message}
+        log.warning("not fetched", **about, retry_seconds=seconds)
+        await self._note(wanted, 0.0, failure)
+        await asyncio.sleep(seconds * random.uniform(0.8, 1.2))  # noqa: S311
 
     async def _fetch(self, wanted: Wanted) -> None:
         scheme = wanted.uri.partition("://")[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -15,13 +14,12 @@ from windlass_contract.identifiers import GROUP
 from windlass_contract.model_version import ModelVersion, ModelVersionStatus
 from windlass_contract.record import ServerState
 
+from .kubectl import kubectl
 from .source import SeenEvent, SeenVersion, Snapshot
 
 PLANS = f"app.kubernetes.io/managed-by=windlass-operator,{GROUP}/server"
 KIND = f"modelversions.{GROUP}"
 MAX_STATE_BYTES = 1024 * 1024
-SECONDS = 30.0
-"""For one answer of `kubectl`."""
 BETWEEN_LOOKS = 1.0
 """Seconds between two commands for a live view."""
 
@@ -75,18 +73,7 @@ class ClusterSource:
         return [item for item in items if isinstance(item, dict)]
 
     def _kubectl(self, *arguments: str) -> str:
-        command = ["kubectl", "--namespace", self._namespace, *arguments]
-        try:
-            result = subprocess.run(  # noqa: S603 - the user's own kubectl
-                command, capture_output=True, text=True, timeout=SECONDS, check=False, stdin=subprocess.DEVNULL
-            )
-        except FileNotFoundError:
-            raise UserError("kubectl isn't on the PATH; --namespace needs it to talk to the cluster") from None
-        except subprocess.TimeoutExpired:
-            raise UserError(f"kubectl {' '.join(arguments[:2])} didn't end within {SECONDS:g} s") from None
-        if result.returncode:
-            raise UserError(f"kubectl {' '.join(arguments[:2])}: {result.stderr.strip()[:2000]}")
-        return result.stdout
+        return kubectl(self._namespace, *arguments)
 
 
 def _version(item: Object) -> SeenVersion:
