@@ -133,7 +133,7 @@ class _Replica(Collector):
         bodies = self._traffic.bodies
         without_room = bodies.given_up + self._traffic.json.refused
         yield GaugeMetricFamily(
-            "windlass_received_bytes", "Larger bodies that are received or worked on, and their JSON", value=bodies.held
+            "windlass_received_bytes", "Larger bodies that are received, worked on and answered", value=bodies.held
         )
         yield CounterMetricFamily(
             "windlass_requests_without_room", "Requests answered 429 for want of room for bodies", value=without_room

@@ -113,8 +113,8 @@ class Settings(BaseSettings):
     max_body_bytes: Bytes = Field(64 * 1024 * 1024, description="bytes of a request's body, decompressed; else 413")
     max_received_bytes: Bytes = Field(
         256 * 1024 * 1024,
-        description="bytes of all larger bodies that are received or worked on at once, and of what becomes of JSON; "
-        "beyond that the slowest sender is answered 429",
+        description="bytes of all larger bodies that are received, worked on and answered at once; beyond that the "
+        "slowest sender is answered 429",
     )
     max_tensor_elements: Bytes = Field(64 * 1024 * 1024, description="elements of an input tensor; else 413")
     max_image_pixels: Bytes = Field(50_000_000, description="pixels of an image for POST /predict; else 413")
