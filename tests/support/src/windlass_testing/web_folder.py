@@ -58,6 +58,7 @@ class WebFolder:
     """Bytes after which a file's connection is ended, once."""
     stall: bool = False
     """Whether a file's second half never comes."""
+    ending: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answers one request."""
@@ -79,7 +80,7 @@ class WebFolder:
             await response.prepare(request)
             await response.write(data[:share])
             if self.stall:
-                await asyncio.sleep(60)
+                await self.ending.wait()
             self.cut_after = None
             if request.transport is not None:
                 request.transport.close()
@@ -117,6 +118,7 @@ def web_folder(root: Path, tls_folder: Path, *, tls: bool = True) -> Iterator[We
         folder.url = f"{'https' if tls else 'http'}://localhost:{port}"
 
     async def end() -> None:
+        folder.ending.set()
         if runner is not None:
             await runner.cleanup()
 
