@@ -12,7 +12,7 @@ from obstore.store import S3Store
 from windlass_lab.testing.kubernetes import Namespace
 from windlass_lab.testing.waiting import until
 
-from windlass_testing.web_folder import certificate
+from windlass_testing.web_folder import certificates
 
 ACCESS_KEY, SECRET_KEY = "windlass-reader", "a-secret-that-is-in-no-log"
 BUCKET = "models"
@@ -42,7 +42,7 @@ class Sources:
     def __init__(self, space: Namespace, folder: Path, web_image: str, s3_image: str) -> None:
         self.space = space
         hosts = [f"{name}.{space.name}.svc" for name in ("web", "s3")]
-        self.chain, self.key = certificate(folder, *hosts, "localhost")
+        self.tls = certificates(folder, *hosts, "localhost")
         self.web_host = f"{hosts[0]}:{WEB_PORT}"
         self.s3_endpoint = f"https://{hosts[1]}:{S3_PORT}"
         self._images = {"web": web_image, "s3": s3_image}
@@ -61,13 +61,13 @@ class Sources:
                 "apiVersion": "v1",
                 "kind": "ConfigMap",
                 "metadata": {"name": "source-ca"},
-                "data": {"ca.crt": self.chain.read_text()},
+                "data": {"ca.crt": self.tls.authority.read_text()},
             },
             {
                 "apiVersion": "v1",
                 "kind": "Secret",
                 "metadata": {"name": "sources-tls"},
-                "stringData": {"tls.crt": self.chain.read_text(), "tls.key": self.key.read_text()},
+                "stringData": {"tls.crt": self.tls.chain.read_text(), "tls.key": self.tls.key.read_text()},
             },
             self._pod("web", ["python", "-c", _WEB], None, WEB_PORT, {"configMap": {"name": "web", "items": items}}),
             self._pod(
@@ -97,7 +97,7 @@ class Sources:
                 "region": "us-east-1",
                 "access_key_id": ACCESS_KEY,
                 "secret_access_key": SECRET_KEY,
-                "client_options": {"root_certificate": self.chain.read_bytes()},
+                "client_options": {"root_certificate": self.tls.authority.read_bytes()},
             }
             store = S3Store(BUCKET, **options)
             for path in sorted(each for each in folder.rglob("*") if each.is_file()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 from collections.abc import Iterator
@@ -9,13 +10,39 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import Rig
+import yaml
 
 from windlass_contract.artifact import read_manifest
 from windlass_contract.fetching import OWN_FOLDER
 from windlass_testing.models import affine_tflite
 from windlass_testing.one_machine import BIN, OneMachine, Process, one_machine, wait_until
 from windlass_testing.web_folder import WebFolder, web_folder
+
+_numbers = itertools.count(1)
+
+
+class Rig:
+    """A model of the test's own, of which version v answers v + 1 to 1."""
+
+    def __init__(self, machine: OneMachine) -> None:
+        self.machine = machine
+        self.model = f"fetched{next(_numbers)}"
+
+    def name(self, version: int) -> str:
+        """Of a version's ModelVersion."""
+        return f"{self.model}-{version}"
+
+    def answer(self) -> float:
+        """The first replica's answer to 1."""
+        replica = next(iter(self.machine.replicas.values()))
+        return float(replica.predict(self.model, [[1.0]]).json()["predictions"][0][0])
+
+    def retire(self) -> None:
+        """Gives the memory of the test's model back."""
+        for path in self.machine.directory.glob(f"{self.model}-*.yaml"):
+            document = yaml.safe_load(path.read_text())
+            document["spec"]["state"] = "Retired"
+            self.machine.apply(document, path.name)
 
 
 @dataclass

@@ -18,7 +18,7 @@ from windlass_contract.plan import ModelPlan, PlannedVersion, ServingPlan
 from windlass_contract.record import ServerState
 from windlass_testing.models import affine_tflite
 from windlass_testing.one_machine import BIN, Process, free_port, wait_until
-from windlass_testing.web_folder import certificate
+from windlass_testing.web_folder import certificates
 
 pytestmark = pytest.mark.lab
 
@@ -38,12 +38,12 @@ class S3:
 def s3(lab_command: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     folder = tmp_path_factory.mktemp("s3")
     (folder / "root" / "models").mkdir(parents=True)
-    chain, key = certificate(folder, "localhost", "IP:127.0.0.1")
+    made = certificates(folder, "localhost", "IP:127.0.0.1")
     port = free_port()
     server = subprocess.Popen(
         [
             str(lab_command("versitygw")),
-            *("--port", f"127.0.0.1:{port}", "--cert", str(chain), "--key", str(key)),
+            *("--port", f"127.0.0.1:{port}", "--cert", str(made.chain), "--key", str(made.key)),
             *("posix", str(folder / "root")),
         ],
         env=os.environ | {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY},
@@ -51,7 +51,7 @@ def s3(lab_command: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
         stderr=subprocess.DEVNULL,
     )
     try:
-        yield S3(f"https://localhost:{port}", folder / "root" / "models", chain)
+        yield S3(f"https://localhost:{port}", folder / "root" / "models", made.authority)
     finally:
         server.terminate()
         server.wait(30)
@@ -94,17 +94,15 @@ class Rig:
         (folder / "secret-access-key").write_text(secret + "\n")
         return ["--s3-credentials-dir", str(folder)]
 
-    def failure(self, reason: Reason) -> str:
-        """Waits until the replicas would be told of that reason; gives the message."""
+    def waits_for_failure(self, reason: Reason, said: str) -> None:
+        """Waits until the replicas would be told of that reason, in words with `said` in them."""
 
-        def found() -> str:
+        def found() -> bool:
             path = self.models / note_path(self.digest)
-            if not path.exists():
-                return ""
-            failure = FetchNote.parse_json(path.read_bytes(), "note").failure
-            return failure.message if failure is not None and failure.reason is reason else ""
+            failure = FetchNote.parse_json(path.read_bytes(), "note").failure if path.exists() else None
+            return failure is not None and failure.reason is reason and said in failure.message
 
-        return str(wait_until(f"the note says {reason}", found, last_seen=self.fetcher.tail))
+        wait_until(f"the note says {reason}: {said}", found, last_seen=self.fetcher.tail)
 
     def arrives(self) -> None:
         place = self.models / "m" / "1"
@@ -131,10 +129,10 @@ def test_a_version_arrives_and_the_secret_is_in_no_log(rig):
 
 def test_without_credentials_it_says_so_and_goes_on_when_they_are_right(rig):
     rig.start()
-    assert "the fetcher has no credentials: give it some with --s3-credentials-dir" in rig.failure(Reason.FETCH_DENIED)
+    rig.waits_for_failure(Reason.FETCH_DENIED, "the fetcher has no credentials: give it some with --s3-credentials-dir")
     rig.fetcher.stop()
     rig.start(*rig.keys("another-secret"))
-    assert "doesn't take the fetcher's credentials" in rig.failure(Reason.FETCH_DENIED)
+    rig.waits_for_failure(Reason.FETCH_DENIED, "doesn't take the fetcher's credentials")
     rig.keys()
     rig.arrives()
 
@@ -144,7 +142,7 @@ def test_a_tampered_object_is_refused_and_named(rig):
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     rig.start(*rig.keys())
-    assert "s3://models/m/1/model.tflite has other bytes" in rig.failure(Reason.FILE_DIGEST_MISMATCH)
+    rig.waits_for_failure(Reason.FILE_DIGEST_MISMATCH, "s3://models/m/1/model.tflite has other bytes")
     assert not (rig.models / "m").exists()
 
 
@@ -158,18 +156,16 @@ def test_what_was_begun_is_gone_on_with(rig):
 
 def test_no_such_object_and_no_such_bucket_are_named(rig):
     rig.start(*rig.keys(), uri="s3://models/elsewhere")
-    assert "s3://models/elsewhere/manifest.json" in rig.failure(Reason.NOT_FOUND)
+    rig.waits_for_failure(Reason.NOT_FOUND, "s3://models/elsewhere/manifest.json")
     rig.fetcher.stop()
     rig.start(*rig.keys(), uri="s3://nowhere/m/1")
-    wait_until(
-        "the bucket is named",
-        lambda: "s3://nowhere/m/1/manifest.json" in rig.fetcher.log.read_text(),
-        last_seen=rig.fetcher.tail,
-    )
+    rig.waits_for_failure(Reason.NOT_FOUND, "s3://nowhere/m/1/manifest.json")
 
 
 def test_a_certificate_that_is_not_trusted_is_refused(rig, tmp_path):
     (tmp_path / "other").mkdir()
-    other, _ = certificate(tmp_path / "other", "localhost")
+    other = certificates(tmp_path / "other", "localhost").authority
     rig.start(*rig.keys(), "--source-ca-file", str(other))
-    assert "s3://models/m/1/manifest.json" in rig.failure(Reason.FETCH_FAILED)
+    rig.waits_for_failure(
+        Reason.FETCH_FAILED, "isn't trusted (BadSignature); name its authority's with --source-ca-file"
+    )

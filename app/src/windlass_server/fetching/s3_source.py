@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -113,7 +114,7 @@ class S3Source:
         return store, identity
 
     def _failed(self, error: Exception, shown: str, file: str, identity: bool) -> FetchError:
-        if isinstance(error, NotFoundError):
+        if isinstance(error, FileNotFoundError | NotFoundError):  # it raises Python's own
             return FetchError(
                 Reason.NOT_FOUND,
                 f"{shown}: {self._service.endpoint} has no such object; is spec.artifact.uri the folder with "
@@ -153,5 +154,15 @@ def _read_secret(path: Path) -> str:
 
 
 def _words(error: Exception) -> str:
-    """The first line of what obstore says: the rest is how it is made inside."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:500]
+    """The first line of what obstore says, and the cause, which is all that counts of the rest."""
+    text = str(error).strip()
+    _, found, rest = text.partition("InvalidCertificate(")
+    if found:
+        why = [word for word in re.findall(r"[A-Z]\w+", rest) if not word.startswith("Other")]
+        return (
+            f"its certificate isn't trusted ({why[0] if why else 'invalid'}); name its authority's with "
+            "--source-ca-file (WINDLASS_SOURCE_CA_FILE)"
+        )
+    causes = re.findall(r'message: "(.*?)"', text)
+    first = (text.splitlines() or [type(error).__name__])[0][:500]
+    return f"{first}: {causes[-1][:200]}" if causes else first

@@ -15,16 +15,30 @@ from pathlib import Path
 from aiohttp import web
 
 
-def certificate(folder: Path, *hosts: str) -> tuple[Path, Path]:
-    """A certificate for `hosts` (names or `IP:…`) that signs itself, and its key."""
-    chain, key = folder / "web.pem", folder / "web.key"
+@dataclass(frozen=True)
+class Certificates:
+    """PEM files: an authority's certificate, and a server's chain and key by it."""
+
+    authority: Path
+    chain: Path
+    key: Path
+
+
+def certificates(folder: Path, *hosts: str) -> Certificates:
+    """Of a server that is `hosts` (names or `IP:…`), by an authority of its own."""
     names = ",".join(host if ":" in host else f"DNS:{host}" for host in hosts)
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", "/CN=web", "-addext", f"subjectAltName={names}", "-keyout", str(key), "-out", str(chain)],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return chain, key
+    made = Certificates(folder / "authority.pem", folder / "server.pem", folder / "server.key")
+    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    signer = ["-CA", str(made.authority), "-CAkey", str(folder / "authority.key")]
+    for subject, files, options in (
+        ("authority", (folder / "authority.key", made.authority), ["basicConstraints=critical,CA:TRUE"]),
+        ("server", (made.key, made.chain), [f"subjectAltName={names}", "basicConstraints=critical,CA:FALSE"]),
+    ):
+        extensions = [part for option in options for part in ("-addext", option)]
+        command = ["openssl", "req", "-x509", *new_key, "-subj", f"/CN={subject}", *extensions]
+        command += [*(signer if subject == "server" else []), "-keyout", str(files[0]), "-out", str(files[1])]
+        subprocess.run(command, check=True, capture_output=True)
+    return made
 
 
 @dataclass
@@ -44,6 +58,7 @@ class WebFolder:
     """Bytes after which a file's connection is ended, once."""
     stall: bool = False
     """Whether a file's second half never comes."""
+    ending: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answers one request."""
@@ -65,7 +80,7 @@ class WebFolder:
             await response.prepare(request)
             await response.write(data[:share])
             if self.stall:
-                await asyncio.sleep(60)
+                await self.ending.wait()
             self.cut_after = None
             if request.transport is not None:
                 request.transport.close()
@@ -76,8 +91,8 @@ class WebFolder:
 @contextmanager
 def web_folder(root: Path, tls_folder: Path, *, tls: bool = True) -> Iterator[WebFolder]:
     """Serves a folder at `https://localhost:…` until the end, on a thread of its own."""
-    chain, key = certificate(tls_folder, "localhost", "IP:127.0.0.1")
-    folder = WebFolder(root, chain)
+    tls_files = certificates(tls_folder, "localhost", "IP:127.0.0.1")
+    folder = WebFolder(root, tls_files.authority)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="web")
     thread.start()
@@ -96,13 +111,14 @@ def web_folder(root: Path, tls_folder: Path, *, tls: bool = True) -> Iterator[We
         context = None
         if tls:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            context.load_cert_chain(chain, key)
+            context.load_cert_chain(tls_files.chain, tls_files.key)
         site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
         await site.start()
         port = runner.addresses[0][1]
         folder.url = f"{'https' if tls else 'http'}://localhost:{port}"
 
     async def end() -> None:
+        folder.ending.set()
         if runner is not None:
             await runner.cleanup()
 
