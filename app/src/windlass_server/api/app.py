@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from uuid import uuid4
 
 import structlog
-from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from windlass_server.health import HealthSource
@@ -51,7 +50,7 @@ def create_app(
     images: ImageDecoding | None = None,
     bodies: Bodies | None = None,
     json: JsonWork | None = None,
-) -> FastAPI:
+) -> ASGIApp:
     """The application over what is hosted.
 
     `instance` goes into `X-Instance`. `metrics` are answered on `/metrics` and TensorFlow Serving's
@@ -64,7 +63,6 @@ def create_app(
     bounds = limits or Limits()
     bodies = bodies or Bodies()
     service = Service(hosting, instance, bounds, json or WorkHere(bounds), predictions, strict_tfs)
-    app = FastAPI(title="Windlass", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     handlers: dict[str, Handler] = {
         V1: TfsV1(service),
         V2: OipV2(service, health),
@@ -76,14 +74,29 @@ def create_app(
     if metrics is not None:
         handlers[r"/metrics|/monitoring/prometheus/metrics"] = _metrics_handler(metrics)
     handlers[".*"] = _not_found
-    app.router.routes[:] = [ProtocolRoute(pattern, handler, bounds, bodies) for pattern, handler in handlers.items()]
-    app.openapi = lambda: describe(service)  # type: ignore[method-assign]
+    app: ASGIApp = Routes([ProtocolRoute(pattern, handler, bounds, bodies) for pattern, handler in handlers.items()])
     if keys is not None:
-        app.add_middleware(KeyGuard, keys=keys)
+        app = KeyGuard(app, keys)
     if cors_origins:  # around the keys: a preflight carries none, and a page may see that it was refused
-        app.add_middleware(Cors, origins=cors_origins)
-    app.add_middleware(RequestIds)
-    return app
+        app = Cors(app, cors_origins)
+    return RequestIds(app)
+
+
+class Routes:
+    """The first route whose pattern matches answers. Nothing is around it: what a framework puts there for every
+    request takes longer than all that is done here for one."""
+
+    def __init__(self, routes: Sequence[ProtocolRoute]) -> None:
+        """The last one matches every path."""
+        self._routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on. Raises `ValueError` for anything but HTTP."""
+        if scope["type"] != "http":
+            raise ValueError(f"HTTP is served here, not {scope['type']}")
+        path = scope["path"]
+        route = next(route for route in self._routes if route.matches(path))
+        await route.handle(scope, receive, send)
 
 
 async def _alive(request: Request) -> Answer:
@@ -122,13 +135,15 @@ class RequestIds:
             await self._app(scope, receive, send)
             return
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex.encode()
-        scope.setdefault("state", {})["request_id"] = request_id.decode()
+        # Ids are no secrets, and the system needn't be asked for each.
+        request_id = given if _REQUEST_ID.fullmatch(given) else b"%032x" % random.getrandbits(128)
+        text = request_id.decode()
+        scope.setdefault("state", {})["request_id"] = text
+        structlog.contextvars.bind_contextvars(request_id=text)  # the server gives each request a context of its own
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id.decode()):
-            await self._app(scope, receive, send_with_id)
+        await self._app(scope, receive, send_with_id)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from uuid import uuid4
 
 from windlass_server.errors import ServingError
 from windlass_server.hosting.hosting import Admission, Hosting
@@ -79,7 +79,7 @@ class Call:
             top_class, top_score = best["class"], best["score"]
         sink.record(
             Prediction(
-                id=uuid4().hex,
+                id=f"{random.getrandbits(128):032x}",
                 model=admission.model,
                 version=admission.version,
                 digest=admission.digest,

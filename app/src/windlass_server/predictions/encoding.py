@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
+
+import orjson
 
 from .prediction import Prediction
 from .schema import predictions
@@ -12,6 +13,7 @@ from .schema import predictions
 MAX_TEXT = 256
 _MAX_INT = 2**63 - 1
 _MAX_STATUS = 2**31 - 1
+_COLUMNS = tuple(column.name for column in predictions.columns)
 
 
 def encode(prediction: Prediction) -> bytes:
@@ -33,17 +35,19 @@ def encode(prediction: Prediction) -> bytes:
         "top_score": None if prediction.top_score is None else _number(prediction.top_score),
         "request_id": _text(prediction.request_id),
     }
-    return json.dumps(row, separators=(",", ":"), ensure_ascii=False).encode()
+    return orjson.dumps(row)
 
 
 def decode(record: bytes) -> dict[str, Any]:
     """The row of an encoded prediction; what another release added is left out, what it lacked is None. (Bytes that we
     didn't encode don't get here: the spool checks their sum.)"""
-    values = json.loads(record)
-    return {column: values.get(column) for column in (each.name for each in predictions.columns)}
+    values = orjson.loads(record)
+    return {column: values.get(column) for column in _COLUMNS}
 
 
 def _text(value: str) -> str:
+    if len(value) <= MAX_TEXT and value.isascii() and "\x00" not in value:
+        return value  # nearly all
     return value[:MAX_TEXT].replace("\x00", "").encode("utf-8", "replace").decode()
 
 

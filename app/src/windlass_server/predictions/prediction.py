@@ -11,7 +11,7 @@ class Prediction:
     """What is remembered of one prediction. Neither inputs nor outputs, beyond the class with the highest score."""
 
     id: str
-    """Ours, unique over all replicas (`uuid4().hex`): recorded twice, it is kept once. At most 64 characters."""
+    """Ours, unique over all replicas (128 random bits): recorded twice, it is kept once. At most 64 characters."""
     model: str
     version: int
     digest: str
