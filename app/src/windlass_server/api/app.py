@@ -7,6 +7,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
+from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from windlass_server.health import HealthSource
@@ -63,18 +64,21 @@ def create_app(
     bounds = limits or Limits()
     bodies = bodies or Bodies()
     service = Service(hosting, instance, bounds, json or WorkHere(bounds), predictions, strict_tfs)
-    handlers: dict[str, Handler] = {
+    predicting: dict[str, Handler] = {
         V1: TfsV1(service),
         V2: OipV2(service, health),
         PREDICT: Predict(service, images or ThreadDecoder()),
         **{re.escape(path): handler for path, handler in health_handlers(health).items()},
-        DOCS_PATTERN: Docs(lambda: describe(service)),
-        "/": _alive,
     }
+    others: dict[str, Handler] = {DOCS_PATTERN: Docs(lambda: describe(service)), "/": _alive}
     if metrics is not None:
-        handlers[r"/metrics|/monitoring/prometheus/metrics"] = _metrics_handler(metrics)
-    handlers[".*"] = _not_found
-    app: ASGIApp = Routes([ProtocolRoute(pattern, handler, bounds, bodies) for pattern, handler in handlers.items()])
+        others[r"/metrics|/monitoring/prometheus/metrics"] = _metrics_handler(metrics)
+    others[".*"] = _not_found
+    api = FastAPI(title="Windlass", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    api.router.routes[:] = [ProtocolRoute(pattern, handler, bounds, bodies) for pattern, handler in others.items()]
+    api.openapi = lambda: describe(service)  # type: ignore[method-assign]
+    hot = [ProtocolRoute(pattern, handler, bounds, bodies) for pattern, handler in predicting.items()]
+    app: ASGIApp = HotRoutes(hot, api)
     if keys is not None:
         app = KeyGuard(app, keys)
     if cors_origins:  # around the keys: a preflight carries none, and a page may see that it was refused
@@ -82,21 +86,23 @@ def create_app(
     return RequestIds(app)
 
 
-class Routes:
-    """The first route whose pattern matches answers. Nothing is around it: what a framework puts there for every
-    request takes longer than all that is done here for one."""
+class HotRoutes:
+    """Predictions and health are answered before FastAPI: the layers that it puts around each request take longer than
+    all that is done here for one, and these routes use none of them. Whatever else is asked is FastAPI's."""
 
-    def __init__(self, routes: Sequence[ProtocolRoute]) -> None:
-        """The last one matches every path."""
+    def __init__(self, routes: Sequence[ProtocolRoute], rest: ASGIApp) -> None:
         self._routes = routes
+        self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes the request on. Raises `ValueError` for anything but HTTP."""
-        if scope["type"] != "http":
-            raise ValueError(f"HTTP is served here, not {scope['type']}")
-        path = scope["path"]
-        route = next(route for route in self._routes if route.matches(path))
-        await route.handle(scope, receive, send)
+        """Passes the request on."""
+        if scope["type"] == "http":
+            path = scope["path"]
+            for route in self._routes:
+                if route.answers(path):
+                    await route.handle(scope, receive, send)
+                    return
+        await self._rest(scope, receive, send)
 
 
 async def _alive(request: Request) -> Answer:

@@ -1,7 +1,7 @@
-"""One request and its answer: plain ASGI, since these paths are the hot ones.
+"""One request and its answer below FastAPI's machinery: plain ASGI, since these paths are the hot ones.
 
-Model protocols validate by their own rules, so no framework has to. Whatever goes wrong leaves as `{"error": "…"}` of
-type `application/json`.
+FastAPI matches, validates and injects for each request; model protocols validate by their own rules, so theirs are
+routes of this kind. Whatever goes wrong leaves as `{"error": "…"}` of type `application/json`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from urllib.parse import parse_qs
 import orjson
 import structlog
 from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute, Match, NoMatchFound
 from starlette.types import Receive, Scope, Send
 
 from windlass_server.errors import Code, ServingError
@@ -118,7 +119,7 @@ def method_not_allowed(*allowed: str) -> Answer:
     return json_answer({"error": "Method Not Allowed"}, 405, {"allow": ", ".join(allowed)})
 
 
-class ProtocolRoute:
+class ProtocolRoute(BaseRoute):
     """All paths that match a pattern, whatever the method: the protocol itself says what is wrong with a request."""
 
     def __init__(self, pattern: str, handler: Handler, limits: Limits, bodies: Bodies) -> None:
@@ -127,9 +128,17 @@ class ProtocolRoute:
         self._limits = limits
         self._bodies = bodies
 
-    def matches(self, path: str) -> bool:
-        """By path alone."""
+    def answers(self, path: str) -> bool:
+        """Whether the path is one of its own."""
         return self._pattern.fullmatch(path) is not None
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """By path alone."""
+        return (Match.FULL if scope["type"] == "http" and self.answers(scope["path"]) else Match.NONE), {}
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> Any:
+        """These routes have no names."""
+        raise NoMatchFound(name, path_params)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request; never raises but for cancellation."""
