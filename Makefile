@@ -104,6 +104,7 @@ clean:  ## remove what the targets above made, but not the demo's models
 
 -include tests/lab/lab.mk
 -include docker/docker.mk
+-include bench/bench.mk
 
 .PHONY: help
 help:  ## this list

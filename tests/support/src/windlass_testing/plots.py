@@ -1,4 +1,4 @@
-"""A small plot as an SVG file: panels below each other, points over a number."""
+"""Small plots as SVG files: panels below each other with points over a number, and bars."""
 
 from __future__ import annotations
 
@@ -67,3 +67,24 @@ def _panel(panel: Panel, top: float) -> list[str]:
         for number, value in enumerate(panel.values, 1)
     ]
     return parts
+
+
+def bars(title: str, rows: Sequence[tuple[str, float, str]]) -> str:
+    """A bar for each of `rows`: its name, its value and its colour."""
+    left, row = 300, 22
+    most = max((value for _, value, _ in rows), default=0) or 1
+    height = 44 + row * len(rows)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" '
+        'font-size="12" fill="#222"><rect width="100%" height="100%" fill="#fff"/>',
+        f'<text x="10" y="22" font-weight="bold">{escape(title)}</text>',
+    ]
+    for position, (name, value, colour) in enumerate(rows):
+        top = 36 + row * position
+        length = (WIDTH - left - 80) * value / most
+        parts += [
+            f'<text x="{left - 8}" y="{top + 14}" text-anchor="end">{escape(name)}</text>',
+            f'<rect x="{left}" y="{top}" width="{length:.1f}" height="{row - 5}" fill="{colour}"/>',
+            f'<text x="{left + length + 6:.1f}" y="{top + 14}">{value:,.0f}</text>',
+        ]
+    return "\n".join([*parts, "</svg>", ""])

@@ -1,0 +1,221 @@
+"""One run: passes over all servers in turn, each started fresh, loaded and checked before and after."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from . import servers
+from .load import closed_loop, generator, open_loop
+from .models import BACKENDS, DONE
+from .places import BENCH, MODELS, ROOT, WORK
+from .servers import Running, Variant
+from .workloads import MODEL_OF, TOLERANCE, Message, difference, message, read_answer
+
+OPEN_CONNECTIONS = 64
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How long and how often. Seconds."""
+
+    passes: int
+    warm_up: float
+    window: float
+    connections: dict[str, tuple[int, ...]]
+    """Of the closed loop, by workload."""
+    rates: dict[str, tuple[float, ...]]
+    """Requests per second of the open loop, by workload."""
+    limit_window: float
+
+
+FULL = Amounts(
+    passes=3,
+    warm_up=3,
+    window=6,
+    connections={"W1": (1, 16, 64), "W1b": (1, 16, 64), "W2": (1, 8, 32), "W3": (1, 4)},
+    rates={"W1": (500,), "W2": (50,)},
+    limit_window=5,
+)
+QUICK = Amounts(
+    passes=1,
+    warm_up=1,
+    window=2,
+    connections={"W1": (1, 64), "W1b": (64,), "W2": (8,), "W3": (4,)},
+    rates={"W1": (500,)},
+    limit_window=2,
+)
+
+
+class WrongAnswerError(Exception):
+    """A server whose answers aren't the model's: its figures mean nothing."""
+
+
+def make_models(models: Path) -> None:
+    """Unless they are there."""
+    if not (models / DONE).exists():
+        print("making the models (a minute)", flush=True)
+        subprocess.run(
+            [sys.executable, "-m", "windlass_bench.models", str(models)],
+            check=True, env={**os.environ, "PYTHONPATH": str(BENCH), "TF_CPP_MIN_LOG_LEVEL": "2"},
+        )  # fmt: skip
+
+
+class Contents:
+    """What is sent, and what has to come back."""
+
+    def __init__(self, models: Path = MODELS) -> None:
+        self._models = models
+        self._answers = np.load(models / "answers.npz")
+
+    def message(self, variant: Variant, workload: str) -> Message:
+        """The request for a server."""
+        route = variant.routes[workload]
+        jpeg = (self._models / "photo.jpg").read_bytes() if workload == "W2" else b""
+        return message(route.wire, route.path, self._tensor(workload), jpeg)
+
+    def right(self, workload: str) -> Any:
+        """The model's own answer."""
+        return self._answers[MODEL_OF[workload]][: len(self._tensor(workload))]
+
+    def _tensor(self, workload: str) -> Any:
+        return np.load(self._models / f"{workload}.npy")
+
+    def check(self, running: Running, variant: Variant, workload: str) -> float:
+        """Asks once and gives by how much the answer differs. Raises `WrongAnswerError`."""
+        sent = self.message(variant, workload)
+        answer = httpx.post(running.url + sent.path, content=sent.body, headers=sent.headers, timeout=60)
+        if answer.status_code != 200:
+            raise WrongAnswerError(f"{variant.key} {workload}: {answer.status_code} {answer.text[:300]}")
+        if not variant.checked:
+            return 0.0
+        try:
+            found = difference(workload, read_answer(answer.content, answer.headers), self.right(workload))
+        except ValueError as error:
+            raise WrongAnswerError(f"{variant.key} {workload}: {error}") from error
+        if not found <= TOLERANCE:  # NaN isn't either
+            raise WrongAnswerError(f"{variant.key} {workload}: the answer differs by {found:.2g}")
+        return found
+
+
+def run(
+    chosen: list[Variant], amounts: Amounts, *, backends: tuple[str, ...] = BACKENDS, models: Path = MODELS
+) -> dict[str, Any]:
+    """The run's document. A server that doesn't come up, or answers wrongly, is told of there and left out."""
+    make_models(models)
+    for variant in chosen:
+        servers.make_environment(variant)
+    document: dict[str, Any] = {
+        "date": dt.datetime.now(dt.UTC).isoformat(timespec="minutes"),
+        "machine": machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load before": round(os.getloadavg()[0], 2),
+        "generator": generator(),
+        "seconds": {"warm_up": amounts.warm_up, "window": amounts.window},
+        "servers": {variant.key: servers.describe(variant) for variant in chosen},
+        "cells": [], "starts": [], "limits": [], "failures": [],
+    }  # fmt: skip
+    contents = Contents(models)
+    turns = [(each, backend) for each in chosen for backend in each.backends if backend in (*backends, "none")]
+    for number in range(1, amounts.passes + 1):
+        order = turns if number == 1 else random.Random(number).sample(turns, len(turns))  # noqa: S311
+        for position, (variant, backend) in enumerate(order, 1):
+            print(f"pass {number}, {position} of {len(order)}: {variant.key}, {backend}", flush=True)
+            log = WORK / "logs" / f"{variant.server}-{variant.name}-{backend}.log"
+            sent = [contents.message(variant, each) for each in amounts.connections if each in variant.routes]
+            try:
+                with servers.started(variant, backend, log, sent, models) as running:
+                    _measure(running, variant, backend, number, amounts, contents, document)
+            except (RuntimeError, WrongAnswerError, httpx.HTTPError, subprocess.TimeoutExpired) as error:
+                print(f"  left out: {error}", flush=True)
+                failure = {"server": variant.key, "backend": backend, "pass": number, "why": str(error)[:2000]}
+                document["failures"].append(failure)
+        for backend in backends:
+            _limits(backend, number, amounts, document)
+    return document
+
+
+def _measure(
+    running: Running,
+    variant: Variant,
+    backend: str,
+    number: int,
+    amounts: Amounts,
+    contents: Contents,
+    document: dict[str, Any],
+) -> None:
+    place = {"server": variant.key, "backend": backend, "pass": number}
+    document["starts"].append({**place, "seconds": running.start_seconds, "memory_mb": running.memory_mb()})
+    for workload in (each for each in amounts.connections if each in variant.routes):
+        off = contents.check(running, variant, workload)
+        sent = contents.message(variant, workload)
+        levels = amounts.connections[workload]
+        closed_loop(running.url, sent, connections=levels[len(levels) // 2], seconds=amounts.warm_up)
+        loads = [("closed", float(level)) for level in levels]
+        loads += [("open", rate) for rate in amounts.rates.get(workload, ())]
+        for loop, level in loads:
+            used = running.cpu_seconds()
+            if loop == "closed":
+                loaded = closed_loop(running.url, sent, connections=int(level), seconds=amounts.window)
+            else:
+                loaded = open_loop(running.url, sent, rate=level, connections=OPEN_CONNECTIONS, seconds=amounts.window)
+            cell = {**place, "workload": workload, "loop": loop, "level": level, **loaded.to_dict(), "difference": off}
+            document["cells"].append(cell | {"cpu_seconds": running.cpu_seconds() - used})
+            print(
+                f"  {workload} {loop} {level:g}: {loaded.requests / loaded.seconds:.0f}/s, p50 {loaded.p50:.2f} ms, "
+                f"p99 {loaded.p99:.2f} ms, {loaded.errors} errors",
+                flush=True,
+            )
+        contents.check(running, variant, workload)
+    document["starts"][-1]["memory_after_mb"] = running.memory_mb()
+
+
+def _limits(backend: str, number: int, amounts: Amounts, document: dict[str, Any]) -> None:
+    """What can be done in process."""
+    for workload in ("W2", "W3"):
+        if workload not in amounts.connections:
+            continue
+        done = subprocess.run(
+            [
+                sys.executable, str(BENCH / "limits" / "in_process.py"), str(MODELS), str(MODELS / "photo.jpg"),
+                backend, workload, str(amounts.limit_window),
+            ],
+            env={**os.environ, "PYTHONPATH": str(BENCH), "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise RuntimeError(f"the limit of {workload}, {backend}: {done.stderr[-2000:]}")
+        for line in done.stdout.splitlines():
+            found = {"backend": backend, "workload": workload, "pass": number, **json.loads(line)}
+            document["limits"].append(found)
+            print(f"  in process: {line}", flush=True)
+
+
+def machine() -> str:
+    """What it ran on."""
+    model = ""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{model}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, Python {platform.python_version()}"
+
+
+def commit() -> str:
+    """Of this checkout, with a mark when something isn't committed."""
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip()
