@@ -21,7 +21,8 @@ from windlass_contract.manifest import FileEntry, Manifest, ModelFormat
 from windlass_server.api.class_scores import find_scores
 from windlass_server.api.json_text import parse
 from windlass_server.api.limits import Limits
-from windlass_server.api.oip_infer import answer_inference, read_inference
+from windlass_server.api.oip_answer import answer_inference
+from windlass_server.api.oip_infer import read_inference
 from windlass_server.api.tfs_json import format_rows, parse_predict
 from windlass_server.hosting.frames import PREFIX, decode, encode
 from windlass_server.hosting.hosting import Admission
@@ -128,10 +129,10 @@ def steps(contents: Contents, windlass: Variant) -> list[tuple[str, float]]:
         ("JSON: types, shape, to a tensor", alone(lambda: parse_predict(document, signature))),
         ("JSON: the answer's numbers", alone(lambda: format_rows(outputs))),
         ("binary: head, checks, to a tensor", alone(lambda: read_inference(binary.body, headers, admission, limits))),
-        ("binary: the answer", alone(lambda: answer_inference(inference, outputs, admission, {}))),
+        ("binary: the answer", alone(lambda: answer_inference(inference, outputs, {}, admission, {}))),
         ("channel: a request's frame", alone(lambda: encode(head, inputs))),
         ("channel: an answer's frame", alone(lambda: decode(frame[PREFIX.size :], head_bytes))),
-        ("prediction log: which class scored highest", alone(lambda: find_scores(manifest, outputs))),
+        ("prediction log: which class scored highest", alone(lambda: find_scores(manifest.classes, outputs))),
         (
             "prediction log: to disk and back, in its threads",
             alone(lambda: encoding.decode(encoding.encode(prediction))),
