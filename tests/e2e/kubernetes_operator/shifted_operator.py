@@ -12,7 +12,14 @@ offset = float(sys.argv[1])
 clock, real = time.time, dt.datetime
 
 
-class Shifted(real):
+class OfTheRealClass(type):
+    """Other packages ask whether a time is one."""
+
+    def __instancecheck__(cls, value: object) -> bool:
+        return isinstance(value, real)
+
+
+class Shifted(real, metaclass=OfTheRealClass):
     """Tells another time."""
 
     @classmethod
