@@ -12,7 +12,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from windlass_operator.kubernetes_driver.api import ApiError
-from windlass_operator.kubernetes_driver.issuer import CONFIGURATION, UNKNOWN_KEY_SECONDS, IssuerKeys, keys_of
+from windlass_operator.kubernetes_driver.issuer import (
+    CONFIGURATION,
+    FAILED_SECONDS,
+    KEYS,
+    UNKNOWN_KEY_SECONDS,
+    IssuerKeys,
+    keys_of,
+)
 
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 AUDIENCE = "windlass-operator"
@@ -35,10 +42,10 @@ class Server:
         self.asked = 0
         self.away = False
 
-    async def request(self, verb: str, path: str) -> dict[str, Any]:
-        if self.away:
-            raise ApiError(f"{verb} {path}: out of reach")
+    async def request(self, verb: str, path: str, *, accept: str = "application/json") -> dict[str, Any]:
         self.asked += 1
+        if self.away or (path == KEYS and accept != "application/jwk-set+json"):
+            raise ApiError(f"{verb} {path}: out of reach")
         return {"issuer": ISSUER} if path == CONFIGURATION else {"keys": self.keys}
 
 
@@ -108,10 +115,14 @@ def test_keys_are_read_once_and_again_when_they_were_rotated() -> None:
 def test_without_the_api_server_nobody_is_refused_for_good() -> None:
     server: Any = Server(published("one", RSA, "RS256"))
     server.away = True
-    keys = IssuerKeys(server, AUDIENCE)
-    with pytest.raises(ApiError):
-        asyncio.run(keys.who(token()))
+    now = [1000.0]
+    keys = IssuerKeys(server, AUDIENCE, lambda: now[0])
+    for _ in range(3):
+        with pytest.raises(ApiError):
+            asyncio.run(keys.who(token()))
+    assert server.asked == 1, "it isn't asked for each request"
     server.away = False
+    now[0] += FAILED_SECONDS + 1
     assert asyncio.run(keys.who(token())) is not None
 
 

@@ -53,6 +53,8 @@ class Account:
     def __init__(self, home: Namespace, folder: Path) -> None:
         self.home = home
         self.file = folder / "kubeconfig.yaml"
+        self._serving = f"windlass-operator-of-{home.name}"
+        """Its role's name where it serves: another account may serve there, too."""
         self._subjects = [{"kind": "ServiceAccount", "name": "windlass-operator", "namespace": home.name}]
         home.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "windlass-operator"}})
         self._role(home, "windlass-operator-own", RIGHTS["own"])
@@ -67,11 +69,11 @@ class Account:
 
     def serve(self, namespace: Namespace) -> None:
         """Lets it serve a namespace."""
-        self._role(namespace, "windlass-operator-servers", RIGHTS["served"])
+        self._role(namespace, self._serving, RIGHTS["served"])
 
     def leave(self, namespace: Namespace) -> None:
         """Takes that away."""
-        namespace.kubectl("delete", "rolebinding", "windlass-operator-servers")
+        namespace.kubectl("delete", "rolebinding", self._serving)
 
     def leave_the_cluster(self) -> None:
         """Takes away what it may outside of namespaces."""

@@ -74,7 +74,7 @@ def test_a_version_that_is_deleted_while_it_prepares_is_withdrawn(stage) -> None
 
 
 def test_a_pod_that_is_cut_off_holds_up_going_forward_and_not_going_back(stage) -> None:
-    stage.operator()
+    operator = stage.operator()
     one, two = stage.replica("r1"), stage.replica("r2")
     serving(stage, 1, one, two)
     serving(stage, 2, one, two)
@@ -86,6 +86,8 @@ def test_a_pod_that_is_cut_off_holds_up_going_forward_and_not_going_back(stage) 
     stage.await_committed(3)
     wait_until(lambda: two.committed[-1] == 3, stage.seen)
     two.follow(lambda: None)
+    # Its last poll has ended, too, when it counts as silent.
+    wait_until(lambda: operator.metric("windlass_operator_subscribed_replicas") == 1, stage.seen)
     stage.decide("m-3", "undo", 3)
     stage.await_committed(2)
     wait_until(lambda: one.committed[-1] == 2, stage.seen)

@@ -78,7 +78,6 @@ def test_one_that_was_frozen_while_another_took_over_does_no_harm(stage) -> None
     assert replica.epochs == sorted(set(replica.epochs))
 
 
-@pytest.mark.unproven
 def test_two_that_act_at_once_do_no_harm(stage, kind_cluster, tmp_path) -> None:
     """Each has a Lease of its own, in another namespace, so that neither knows of the other."""
     elsewhere = Namespace(kind_cluster, f"{stage.namespace.name[:50]}-other")

@@ -158,7 +158,6 @@ def test_without_rights_in_a_namespace_the_others_are_served(stage, kind_cluster
         secret.delete()
 
 
-@pytest.mark.unproven
 def test_a_deleted_namespace_is_let_go_of(stage, kind_cluster) -> None:
     short = Namespace(kind_cluster, f"{stage.namespace.name[:50]}-end")
     short.create()

@@ -16,10 +16,14 @@ from .api import Api, ApiError
 
 CONFIGURATION = "/.well-known/openid-configuration"
 KEYS = "/openid/v1/jwks"
+KEY_SET = "application/jwk-set+json"
+"""The API server gives keys as nothing else."""
 KEYS_SECONDS = 3600.0
 """After which the keys are read anew."""
 UNKNOWN_KEY_SECONDS = 30.0
 """Between reads because of a token whose key isn't known: keys are rotated, and nonsense is cheap to send."""
+FAILED_SECONDS = 2.0
+"""Between tries to read them."""
 LEEWAY_SECONDS = 10.0
 """Between our clock and the issuer's."""
 ALGORITHMS = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512")
@@ -38,6 +42,8 @@ class IssuerKeys:
         self._issuer = ""
         self._keys: Mapping[str, jwt.PyJWK] = {}
         self._read_at: float | None = None
+        self._failure: tuple[ApiError, float] | None = None
+        """Why they couldn't be read, and until when that is believed: replicas ask many times a second."""
 
     async def who(self, token: str) -> Who | None:
         """The Pod; None: the token is none of a Pod for us, or nobody's. Raises `ApiError`."""
@@ -53,11 +59,20 @@ class IssuerKeys:
         age = None if self._read_at is None else self._clock() - self._read_at
         if age is not None and age < (KEYS_SECONDS if name in self._keys else UNKNOWN_KEY_SECONDS):
             return
+        if self._failure is not None and self._clock() < self._failure[1]:
+            raise self._failure[0]
+        try:
+            self._issuer, self._keys = await self._read()
+        except ApiError as error:
+            self._failure = error, self._clock() + FAILED_SECONDS
+            raise
+        self._read_at, self._failure = self._clock(), None
+
+    async def _read(self) -> tuple[str, Mapping[str, jwt.PyJWK]]:
         issuer = (await self._api.request("GET", CONFIGURATION)).get("issuer")
-        keys = keys_of(await self._api.request("GET", KEYS))
         if not isinstance(issuer, str) or not issuer:
             raise ApiError(f"GET {CONFIGURATION}: it names no issuer")
-        self._issuer, self._keys, self._read_at = issuer, keys, self._clock()
+        return issuer, keys_of(await self._api.request("GET", KEYS, accept=KEY_SET))
 
 
 def keys_of(answer: Mapping[str, Any]) -> dict[str, jwt.PyJWK]:
