@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_rig import RESTRICTED, Server, crd_file
+from cluster_rig import RESTRICTED, Document, Server, crd_file
 from sources_rig import ACCESS_KEY, BUCKET, SECRET_KEY, Sources, fetcher_log
 from windlass_lab.fixtures import COLLECTORS
 from windlass_lab.testing.kubernetes import Helm, KindCluster, Namespace
@@ -137,6 +137,11 @@ def wait_for_reason(server: Server, version: int, reason: str) -> str:
     return str(condition(server, version, "Fetched")["message"])
 
 
+def replicas(server: Server) -> list[Document]:
+    """Those that are ready and aren't on their way out."""
+    return server.space.ready_pods(f"windlass.dev/server={server.name}")
+
+
 def ask(server: Server, expected: float) -> None:
     """Every replica answers so."""
     body = '{"instances": [[1.0]]}'
@@ -144,7 +149,7 @@ def ask(server: Server, expected: float) -> None:
         "import urllib.request as r; print(r.urlopen(r.Request('http://127.0.0.1:8000/v1/models/digits:predict',"
         f" {body!r}.encode(), {{'Content-Type': 'application/json'}})).read().decode())"
     )
-    for pod in server.pods():
+    for pod in replicas(server):
         said = server.space.exec(pod["metadata"]["name"], "python", "-c", program, container="server")
         assert f"[[{expected}]]" in said.replace(" ", "").replace("\n", ""), said
 
@@ -178,7 +183,8 @@ def test_versions_go_live_from_the_web_and_from_s3_in_pods_that_run_already(
     fetched.helm("upgrade", fetched.name, chart, *options, "--wait", "--timeout=240s")
     fetched.wait_for(2, "Serving", 120)
     ask(fetched, 3.0)
-    for pod in fetched.pods():
+    assert len(replicas(fetched)) == 2
+    for pod in replicas(fetched):
         name = pod["metadata"]["name"]
         text = space.kubectl("logs", name, "--all-containers")
         assert SECRET_KEY not in text

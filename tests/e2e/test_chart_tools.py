@@ -52,6 +52,7 @@ RENDERED = (
     ("windlass-operator", "everything-values.yaml"),
     ("windlass-server", ""),
     ("windlass-server", "everything-values.yaml"),
+    ("windlass-server", "fetcher-values.yaml"),
 )
 """Chart, and a file of its `ci/`."""
 

@@ -116,8 +116,13 @@ def test_without_a_fetcher_it_is_not_started_and_with_one_it_goes_live(fetching,
         affine_tflite(rig.machine.models, rig.model, 1, 2.0, 0.0)).digest))  # fmt: skip
     rig.machine.wait_for_phase(rig.name(1), "Serving")
     name = fetching.apply(rig, 2, fetching.publish(rig, 2))
-    message = fetching.wait_for(name, "Fetched", "False", "NoFetcher")["message"]
-    assert "spec.artifact.uri is https://, and on replica-1, replica-2 there is no fetcher" in message
+    fetching.wait_for(name, "Fetched", "False", "NoFetcher")
+    said = "spec.artifact.uri is https://, and on replica-1, replica-2 there is no fetcher"
+    wait_until(
+        "both replicas are named",
+        lambda: said in rig.machine.condition(name, "Fetched")["message"],
+        last_seen=lambda: rig.machine.status(name),
+    )
     assert rig.answer() == 2.0
     fetching.fetcher.start()
     rig.machine.wait_until_ready(name)

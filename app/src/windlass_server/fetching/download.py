@@ -87,6 +87,7 @@ async def download(
         with _lock(models / lock_path(wanted.digest)):
             if await asyncio.to_thread(is_there, models, wanted):
                 return
+            progress(0.0)
             async with asyncio.timeout(bounds.deadline):
                 await _Attempt(models / work_folder(wanted.digest), wanted, source, bounds, progress).run()
             await asyncio.to_thread(_put, models / work_folder(wanted.digest), models / str(wanted))

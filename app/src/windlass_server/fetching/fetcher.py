@@ -179,9 +179,7 @@ class Fetcher:
         source = self._sources.get(scheme)
         if source is None:
             raise _unknown_scheme(wanted, scheme, self._sources)
-        log.info("fetching", version=str(wanted), uri=wanted.uri, digest=wanted.digest)
         telling = _Telling(self, wanted)
-        await self._note(wanted, 0.0, None)
         async with telling:
             await download(self._models, wanted, source, self._bounds, telling.progress)
         log.info("fetched", version=str(wanted), seconds=round(telling.seconds, 2))
@@ -204,7 +202,8 @@ class _Telling:
     def __init__(self, fetcher: Fetcher, wanted: Wanted) -> None:
         self._fetcher = fetcher
         self._wanted = wanted
-        self._share = 0.0
+        self._share: float | None = None
+        """None: it has not begun, since another fetcher is at it."""
         self._began = time.monotonic()
         self._task: asyncio.Task[None] | None = None
 
@@ -214,7 +213,9 @@ class _Telling:
         return time.monotonic() - self._began
 
     def progress(self, share: float) -> None:
-        """Is called with each piece."""
+        """Is called at the beginning, and with each piece."""
+        if self._share is None:
+            log.info("fetching", version=str(self._wanted), uri=self._wanted.uri, digest=self._wanted.digest)
         self._share = share
 
     async def __aenter__(self) -> None:
@@ -230,6 +231,8 @@ class _Telling:
         logged = self._began
         while True:
             await asyncio.sleep(NOTE_SECONDS)
+            if not self._share:
+                continue  # nothing came yet: what was said of the attempt before stays
             await self._fetcher.note_progress(self._wanted, self._share)
             if time.monotonic() - logged >= LOG_SECONDS:
                 logged = time.monotonic()

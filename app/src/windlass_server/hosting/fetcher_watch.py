@@ -79,21 +79,21 @@ class FetcherWatch:
         if planned.uri is None:
             return
         place = self._models / (planned.path or f"{key.model}/{key.version}")
-        note = await asyncio.to_thread(self._note, place, key.digest)
-        if note is None:
+        there, note = await asyncio.to_thread(self._state_of, place, key.digest)
+        if there:
             return
         scheme = planned.uri.partition("://")[0]
         if self._schemes is not None and scheme not in self._schemes:
             raise NotFetchedError(_nobody(planned.uri, place, self._schemes))
-        if isinstance(note, FetchNote):
-            raise NotFetchedError(note.failure, None if note.failure is not None else note.progress)
-        raise NotFetchedError(None, 0.0)
+        if note is None:
+            raise NotFetchedError(None, 0.0)
+        raise NotFetchedError(note.failure, None if note.failure is not None else note.progress)
 
-    def _note(self, place: Path, digest: str) -> FetchNote | str | None:
-        """What the fetcher says of a version that isn't in its place; None: it is."""
+    def _state_of(self, place: Path, digest: str) -> tuple[bool, FetchNote | None]:
+        """Whether a version is in its place, and what the fetcher says of it if not."""
         if (place / MANIFEST_NAME).exists():
-            return None
-        return _read(FetchNote, self._models / note_path(digest)) or ""
+            return True, None
+        return False, _read(FetchNote, self._models / note_path(digest))
 
     def _look(self) -> tuple[str, ...]:
         path = self._models / OWN_FOLDER / SIGN_NAME
