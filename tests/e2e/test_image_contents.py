@@ -102,8 +102,7 @@ def test_what_is_in_our_layers_belongs_to_root_and_nobody_else_can_write_it(
                 assert entry.mode & 0o022 == 0 or entry.mode & 0o170000 == 0o120000 or entry.mode == 0o777, entry
 
 
-@pytest.mark.unproven
-@pytest.mark.parametrize("kind", LIMITS)
+@every_image
 def test_no_installer_no_compiler_and_no_shell_script_is_left(
     kind: str, docker_engine: DockerEngine, made_images: Images
 ) -> None:

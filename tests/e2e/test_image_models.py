@@ -19,6 +19,8 @@ pytestmark = [pytest.mark.lab, pytest.mark.unproven, pytest.mark.timeout(900)]
 SUITE = ("app/tests/hosting_processes", "cli/tests/packing")
 """Runtimes, loading, trials, serving and confinement of real models, and packing of Keras' and other formats."""
 
+EACH_TIME = "not lab and not soak and not hardening and not evidence"
+
 RUNS_IT = """
 import sys
 sys.path.append("/tools")  # at the end: of what the image has, the image's is taken
@@ -67,7 +69,7 @@ def test_the_model_suite_passes_inside_the_image(docker_engine: DockerEngine, ma
         *(f"--volume={ROOT}:/repository:ro", f"--volume={tools}:/tools:ro"),
         "--env=PYTHONPATH=/repository/tests/support/src:/repository/operator/src",
         *("--entrypoint=python", made_images.server, "-c", RUNS_IT),
-        *("-q", "-p", "no:cacheprovider", "-m", "not lab and not soak and not hardening and not evidence", *SUITE),
+        *("-q", "--tb=native", "-p", "no:cacheprovider", "-m", EACH_TIME, *SUITE),
     ]
     environment = os.environ | docker_engine.environment
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=800)

@@ -38,8 +38,8 @@ def cluster(kind_cluster: KindCluster, made_images: Images, load_image: Callable
     for image in (made_images.server, made_images.operator):
         load_image(image)
     yield kind_cluster
-    for namespace in ("digits", "windlass-system"):
-        kind_cluster.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--wait=false")
+    gone = ("delete", "namespace", "digits", "windlass-system", "--ignore-not-found", "--timeout=120s")
+    kind_cluster.kubectl(*gone, timeout=150)  # to its end: a run after this one makes them anew
     kind_cluster.kubectl("delete", "persistentvolume", "models", "--ignore-not-found", "--wait=false")
 
 
