@@ -4,6 +4,7 @@ version before is resident, and a version that does it too often is taken back, 
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -119,11 +120,13 @@ def test_the_answer_names_the_version_that_gave_it_and_a_named_version_has_no_st
     assert named.headers["X-Model-Version"] == "2"
 
 
+@pytest.mark.evidence
 def test_with_no_operator_in_reach_the_breaker_takes_the_traffic_back_by_itself_and_an_operator_then_rolls_back(
     machine: OneMachine,
 ) -> None:
     stage = Stage(machine, crashing_on_request)
     machine.operator.stop(signal.SIGKILL)
+    began = time.monotonic()
     with stage.load(0.0, CRASH) as load:
         wait_until(
             "the breaker is open",
@@ -131,6 +134,7 @@ def test_with_no_operator_in_reach_the_breaker_takes_the_traffic_back_by_itself_
             timeout=150,
             last_seen=stage.machine_metrics,
         )
+        opened = time.monotonic() - began
         restarts = stage.metric('windlass_worker_restarts_total{model="m",version="2"}')
         before = len(load.answers)
         wait_until("some more are answered", lambda: len(load.answers) > before + 60)
@@ -141,5 +145,12 @@ def test_with_no_operator_in_reach_the_breaker_takes_the_traffic_back_by_itself_
         machine.operator.start()
         machine.wait_for_phase("m-2", "RolledBack")
         wait_until("the breaker is closed", lambda: stage.metric("windlass_breaker_open{") == 0)
+    measured(
+        "traffic-faults",
+        "one replica, no operator in reach, a version committed that crashes at every second request",
+        f"{len(load.answers)} requests: {len(load.lost)} not 2xx, {len(load.wrong)} wrong; traffic taken "
+        f"back by the replica itself after {opened:.0f} s",
+        COMMAND,
+    )
     assert_unseen(load)
     assert machine.status("m-1")["phase"] == "Serving"

@@ -272,7 +272,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._end(Ended.MADE_ROOM)
         else:
             self._count(Ended.MADE_ROOM)
-            self._answer_and_end(408, "the request arrives too slowly while others wait")
+            self._answer_and_end(408, "the request arrives too slowly while others wait", at_once=True)
 
     def _stuck_in_sending(self, now: float) -> bool:
         unsent = self.transport.get_write_buffer_size()
@@ -311,8 +311,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._count(Ended.INVALID)
         self._answer_and_end(400, "the request is no valid HTTP")
 
-    def _answer_and_end(self, status: int, message: str) -> None:
-        """Closes the connection; with this answer, if it is the turn of one."""
+    def _answer_and_end(self, status: int, message: str, *, at_once: bool = False) -> None:
+        """Closes the connection; with this answer, if it is the turn of one. `at_once`: its place is needed."""
         cycle = self.cycle
         if self._phase is Phase.BODY:
             its_turn = not (cycle.response_started or cycle.response_complete or self.pipeline)
@@ -323,7 +323,7 @@ class BoundedProtocol(HttpToolsProtocol):
             head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
             self.transport.write(STATUS_LINE[status] + head + body)
         self._leave()
-        if its_turn:
+        if its_turn and not at_once:
             self._await_departure()
         else:
             self.transport.close()
