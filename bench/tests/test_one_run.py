@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from windlass_bench import page, running
 from windlass_bench.models import DONE
 from windlass_bench.results import Results
 from windlass_bench.servers import variants
 from windlass_testing.models import affine_tflite
+
+pytestmark = pytest.mark.unproven
 
 SHORT = running.Amounts(
     passes=1, warm_up=0.2, window=1, connections={"W1": (2,), "W1b": (2,)}, rates={"W1": (50,)}, limit_window=1
