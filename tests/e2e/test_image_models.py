@@ -68,6 +68,7 @@ def test_the_model_suite_passes_inside_the_image(docker_engine: DockerEngine, ma
         *("docker", "run", "--rm", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--workdir=/repository"),
         *(f"--volume={ROOT}:/repository:ro", f"--volume={tools}:/tools:ro"),
         "--env=PYTHONPATH=/repository/tests/support/src:/repository/operator/src",
+        "--env=HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis",  # the repository can't be written to
         *("--entrypoint=python", made_images.server, "-c", RUNS_IT),
         *("-q", "--tb=native", "-p", "no:cacheprovider", "-m", EACH_TIME, *SUITE),
     ]
