@@ -14,7 +14,7 @@ import yaml
 from windlass_contract.artifact import read_manifest
 from windlass_testing.evidence import measured
 from windlass_testing.load import Load, Request
-from windlass_testing.models import affine
+from windlass_testing.models import affine, affine_tflite
 from windlass_testing.one_machine import OneMachine, Replica, one_machine, wait_until
 from windlass_testing.oom import oom_kills
 
@@ -24,8 +24,10 @@ _numbers = itertools.count(1)
 class Rig:
     """An operator, a replica, and a model of the test's own, of which version v answers (v + 1) x."""
 
-    def __init__(self, machine: OneMachine) -> None:
+    def __init__(self, machine: OneMachine, make: Callable[..., Path] = affine) -> None:
+        """`make`: makes honest versions."""
         self.machine = machine
+        self._make = make
         self.model = f"m{next(_numbers)}"
 
     @property
@@ -43,7 +45,7 @@ class Rig:
 
     def pack(self, version: int, **options: Any) -> str:
         """An honest version; gives its digest."""
-        return read_manifest(affine(self.machine.models, self.model, version, version + 1.0, 0.0, **options)).digest
+        return read_manifest(self._make(self.machine.models, self.model, version, version + 1.0, 0.0, **options)).digest
 
     def roll(self, version: int, *, digest: str | None = None, **spec: Any) -> str:
         """Packs (unless a digest is given) and applies a version; gives the ModelVersion's name."""
@@ -114,7 +116,16 @@ def rig(machine: OneMachine) -> Iterator[Rig]:
 
 @pytest.fixture
 def fresh_rig(tmp_path: Path) -> Iterator[Rig]:
-    """The same with processes of its own, to be killed."""
+    """The same with processes of its own, to be killed. Its models need no TensorFlow, whose import takes longest."""
+    with one_machine(tmp_path) as machine:
+        rig = Rig(machine, affine_tflite)
+        rig.serve(1)
+        yield rig
+
+
+@pytest.fixture
+def fresh_tensorflow_rig(tmp_path: Path) -> Iterator[Rig]:
+    """The same with TensorFlow's models, whose loads can be made to take long."""
     with one_machine(tmp_path) as machine:
         rig = Rig(machine)
         rig.serve(1)

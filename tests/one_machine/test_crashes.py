@@ -14,8 +14,8 @@ from windlass_testing.models import affine
 from windlass_testing.one_machine import wait_until
 
 
-def test_the_operator_killed_in_mid_rollout_goes_on_where_it_was(fresh_rig: Any) -> None:
-    rig = fresh_rig
+def test_the_operator_killed_in_mid_rollout_goes_on_where_it_was(fresh_tensorflow_rig: Any) -> None:
+    rig = fresh_tensorflow_rig
     digest = read_manifest(affine(rig.machine.models, rig.model, 2, 3, 0, load_seconds=3)).digest
     with Load(rig.replica.url, rig.requests(), rate=50) as load:
         rig.roll(2, digest=digest)
@@ -97,8 +97,10 @@ def test_a_second_operator_takes_over_when_the_first_is_killed(fresh_rig: Any) -
 
 @pytest.mark.evidence
 @pytest.mark.timeout(400)
-def test_with_two_replicas_one_is_killed_in_mid_rollout_and_comes_back_on_the_committed_version(fresh_rig: Any) -> None:
-    rig = fresh_rig
+def test_with_two_replicas_one_is_killed_in_mid_rollout_and_comes_back_on_the_committed_version(
+    fresh_tensorflow_rig: Any,
+) -> None:
+    rig = fresh_tensorflow_rig
     second = rig.machine.add_replica("replica-2")
     wait_until("the second replica is ready", second.ready, last_seen=second.process.tail)
     digest = read_manifest(affine(rig.machine.models, rig.model, 2, 3, 0, load_seconds=3)).digest

@@ -345,6 +345,15 @@ async def test_new_connections_take_the_place_of_those_that_wait_longest():
 
 
 @run
+async def test_who_makes_room_in_the_middle_of_sending_is_not_waited_for():
+    async with port(ConnectionLimits(connections=8)) as at:
+        for _ in range(50):
+            await at.open(b"GET / HTTP/1.1\r\n")
+        await until(lambda: at.ended.get("made_room") == 42)
+        await until(lambda: [each.phase for each in at.listener.connections.open] == [Phase.HEAD] * 8)
+
+
+@run
 async def test_when_all_are_at_work_the_next_is_told_to_come_back():
     async with port() as at:
         busy = [await at.open(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n") for _ in range(8)]
