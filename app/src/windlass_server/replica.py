@@ -91,6 +91,7 @@ class Replica:
             make_resident,
             self._samples,
             self._changed,
+            settings.revision,
         )
         self.health = ReplicaHealth(self._facts, lambda: datetime.now(UTC))
         self.following: Following = self._follower(settings) if settings.managed else self._unmanaged(settings)
@@ -183,7 +184,7 @@ class Replica:
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     def _facts(self, was_ready: bool) -> Facts:
-        plan = self.host.plan
+        plan = self.host.followed
         predictions = self._storage.predictions
         return Facts(
             source=self.following.source,
@@ -207,7 +208,7 @@ class Replica:
         ]
 
     def _model_facts(self, name: str) -> ModelFacts:
-        plan = self.host.plan
+        plan = self.host.followed
         if plan is None:
             return ModelFacts()
         versions = []
