@@ -21,7 +21,7 @@ from windlass_contract.manifest import ImageInput
 from windlass_testing.models import affine_tflite, scorer
 from windlass_testing.one_machine import OneMachine, wait_until
 
-pytestmark = [pytest.mark.hardening, pytest.mark.evidence]
+pytestmark = [pytest.mark.hardening, pytest.mark.evidence, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,11 @@ sys.stdin.read()
 
 
 @pytest.mark.parametrize(
-    ("what", "how", "mib"), [("10,000 idle connections", "idle", 100), ("10,000 half-closed sockets", "half", 60)]
+    ("what", "how", "mib"),
+    [
+        ("10,000 idle connections", "idle", 100),
+        pytest.param("10,000 half-closed sockets", "half", 60, marks=pytest.mark.unproven),
+    ],
 )
 def test_thousands_of_silent_connections_cost_little_and_slow_nobody(front, what, how, mib):
     host, port = front.address
@@ -247,6 +251,7 @@ def test_many_large_bodies_at_once_share_one_bound(front):
     assert 1 <= answers.count(None) <= 16
 
 
+@pytest.mark.unproven
 def test_answers_that_nobody_takes_share_the_same_bound(front):
     """40 requests of 16 MiB, whose answers are as large, and are left where they are."""
     size = 16 * MIB
@@ -264,11 +269,13 @@ def test_answers_that_nobody_takes_share_the_same_bound(front):
     assert 1 <= statuses.count(200) <= 16
 
 
+@pytest.mark.unproven
 def test_small_bodies_are_bounded_by_the_number_of_connections(front):
     with front.bounded("2,000 bodies of 60 KiB at once that never end", 250):
         upload(front, 2000, 60 * 1024)
 
 
+@pytest.mark.unproven
 def test_many_large_documents_at_once_share_one_bound(front):
     """JSON of a million numbers, which takes ten times its size when it is read."""
     body = b'{"instances":[' + b"[1.5]," * 10**6 + b"[1.5]]}"

@@ -226,6 +226,9 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
         elif item.get_closest_marker("unproven"):
             counts = item.config.stash.setdefault(DESELECTED, {})
             counts["make test-unproven"] = counts.get("make test-unproven", 0) + 1
+        elif item.get_closest_marker("alone") and not item.get_closest_marker("soak"):
+            counts = item.config.stash.setdefault(DESELECTED, {})
+            counts["make test-alone"] = counts.get("make test-alone", 0) + 1
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -253,7 +256,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         reasons[f"they run with `{target}`"] = count
     if reasons:
         terminalreporter.section(
-            "LEFT OUT: tests that need the engine and the cluster, or are unproven", red=True, bold=True
+            "LEFT OUT: tests that need the engine and the cluster, are unproven, or measure time", red=True, bold=True
         )
         for told, count in reasons.items():
             terminalreporter.line(f"{count} {'test' if count == 1 else 'tests'} NOT run: {told}", red=True)
