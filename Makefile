@@ -57,7 +57,7 @@ evidence: .venv/installed  ## measure the promises and write docs/evidence.md
 	@WINDLASS_EVIDENCE=1 $(BIN)/python -m pytest -m "evidence and not lab and not soak" $(ARGS)
 
 .PHONY: soak
-soak: .venv/installed  ## the long runs: repetitions, a kill at every write, more random histories, the lab from nothing
+soak: test-hardening test-alone  ## the long runs: abuse and measurements, repetitions, a kill at every write, more random histories, the lab from nothing
 	@HYPOTHESIS_PROFILE=soak WINDLASS_EVIDENCE=1 $(BIN)/python -m pytest -m "soak and not lab" --timeout 7200 $(ARGS)
 	@HYPOTHESIS_PROFILE=soak WINDLASS_SOAK=1 $(BIN)/python -m pytest operator/tests/engine operator/tests/directory/test_killed_at_each_write.py --timeout 7200 $(ARGS)
 	@$(MAKE) soak-lab
