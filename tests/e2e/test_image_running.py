@@ -92,6 +92,7 @@ def test_the_operator_runs_likewise(docker_engine: DockerEngine, made_images: Im
         assert "Traceback" not in container.logs
 
 
+@pytest.mark.alone
 @pytest.mark.evidence
 @pytest.mark.parametrize(("kind", "model", "limit"), [("server", "linear", 5.0), ("litert", "lite", 2.0)])
 def test_it_is_ready_soon(

@@ -27,12 +27,16 @@ lab-versions:  ## the versions that the lab uses, and which are behind
 
 .PHONY: e2e
 e2e: .venv/installed lab  ## the tests on the lab, which is brought up first
-	@LAB_REQUIRED=1 $(BIN)/python -m pytest -m "lab and not soak and not unproven" $(ARGS)
+	@LAB_REQUIRED=1 $(BIN)/python -m pytest -m "lab and not soak and not unproven and not alone" $(ARGS)
+
+.PHONY: e2e-alone
+e2e-alone: .venv/installed lab  ## the tests on the lab that measure time: the machine must do nothing else
+	@LAB_REQUIRED=1 $(BIN)/python -m pytest -m "lab and alone and not soak and not unproven" $(ARGS)
 
 .PHONY: e2e-unproven
 e2e-unproven: .venv/installed lab  ## the tests on the lab of what is not known to hold yet
 	@LAB_REQUIRED=1 $(BIN)/python -m pytest -m "lab and not soak and unproven" $(ARGS)
 
 .PHONY: soak-lab
-soak-lab: .venv/installed lab  ## the part of `make soak` on the lab; the lab itself taken down, killed, and from nothing
+soak-lab: .venv/installed e2e-alone  ## the part of `make soak` on the lab; the lab itself taken down, killed, and from nothing
 	@LAB_REQUIRED=1 $(BIN)/python -m pytest -m "lab and soak" -s $(ARGS)

@@ -31,6 +31,7 @@ def command(*arguments, **environment):
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.alone
 @pytest.mark.evidence
 def test_a_second_start_changes_nothing_and_takes_under_five_seconds(kind_cluster, standing_lab):
     def seen():

@@ -221,6 +221,8 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
                 target = "make soak-lab"
             elif item.get_closest_marker("unproven"):
                 target = "make e2e-unproven"
+            elif item.get_closest_marker("alone"):
+                target = "make e2e-alone"
             counts = item.config.stash.setdefault(DESELECTED, {})
             counts[target] = counts.get(target, 0) + 1
         elif item.get_closest_marker("unproven"):
