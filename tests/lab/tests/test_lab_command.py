@@ -86,7 +86,7 @@ def test_an_engine_that_the_lab_did_not_make_is_refused_unless_named(standing_la
     with pytest.raises(LabError, match="isn't the one that the lab works with"):
         find()
     monkeypatch.setenv("LAB_ALLOW_ENGINE", standing_lab.engine.name)
-    assert find().engine == standing_lab.engine
+    assert find().engine.id == standing_lab.engine.id
 
 
 def test_a_cluster_that_the_lab_did_not_make_is_refused_and_never_deleted(kind_cluster, standing_lab):

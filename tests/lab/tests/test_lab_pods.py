@@ -53,10 +53,12 @@ def test_a_deployment_of_two_hardened_pods_becomes_ready(namespace, deployment):
 
 
 def test_a_container_over_its_memory_limit_is_killed(namespace, pod):
-    eat = ["python", "-c", "held = bytearray(256 * 1024 * 1024)"]
-    namespace.apply(
-        pod("hungry", command=eat, resources={"limits": {"memory": "64Mi"}}, spec={"restartPolicy": "Never"})
-    )
+    """It eats when it is told to: what dies while it is still being started isn't seen to be out of memory."""
+    eat = "until test -e /dev/shm/eat; do sleep 0.1; done; exec python -c 'held = bytearray(256 * 1024 * 1024)'"
+    limits = {"limits": {"memory": "64Mi"}}
+    namespace.apply(pod("hungry", command=["sh", "-c", eat], resources=limits, spec={"restartPolicy": "Never"}))
+    namespace.kubectl("wait", "--for=condition=Ready", "pod/hungry", "--timeout=60s")
+    namespace.exec("hungry", "touch", "/dev/shm/eat")
     ended = finished(namespace, "hungry")["status"]["containerStatuses"][0]["state"]["terminated"]
     assert (ended["reason"], ended["exitCode"]) == ("OOMKilled", 137)
 
