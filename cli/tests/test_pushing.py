@@ -134,8 +134,10 @@ class Rig:
 
     def start(self) -> subprocess.Popen[str]:
         environment = os.environ | {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"}
+        command = [str(BIN / "windlass"), "push", str(self.packed), "--server", "cats", "--namespace", "vision"]
         return subprocess.Popen(
-            [str(BIN / "windlass"), "push", str(self.packed), "--server", "cats", "--namespace", "vision"],
+            # As in a terminal: what a shell starts in the background ignores Ctrl-C, and so does what that starts.
+            ["env", "--default-signal=INT", *command],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
