@@ -28,7 +28,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     output = tmp_path_factory.mktemp("demo") / "output.txt"
     with output.open("wb") as file:
         process = subprocess.Popen(
-            ["make", "demo", "KEEP=1"],
+            # As in a terminal: what a shell starts in the background ignores Ctrl-C, and so does what that starts.
+            ["env", "--default-signal=INT", "make", "demo", "KEEP=1"],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=file,
