@@ -5,11 +5,8 @@ What they do on a cluster: tests/e2e/test_artifacts.py.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +18,7 @@ from windlass_contract.artifact import read_manifest
 from windlass_contract.failures import Reason
 from windlass_server.fetching.settings import FetcherSettings
 from windlass_testing.models import affine_tflite
-from windlass_testing.pages import ROOT, commands
+from windlass_testing.pages import ROOT, commands, run_in_one_shell
 
 PAGE = ROOT / "docs" / "artifacts.md"
 TEXT = PAGE.read_text()
@@ -46,24 +43,8 @@ def test_every_command_for_one_machine_works_as_written(tmp_path: Path) -> None:
     }
     (tmp_path / "digits-1.yaml").write_text(yaml.safe_dump(document))
     written = [command for command in commands(PAGE) if not command.startswith(OF_A_CLUSTER)]
-    output = tmp_path / "output.txt"
-    with output.open("wb") as file:
-        shell = subprocess.Popen(
-            ["bash", "-c", "set -eux\n" + "\n".join(written) + "\n"],
-            cwd=tmp_path,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-        )
-    try:
-        code = shell.wait(240)
-        logs = "\n".join(path.read_text() for path in sorted((tmp_path / "try").glob("*.log")))
-        assert code == 0, f"{output.read_text()}\n{logs}"
-        assert "try/models/digits/1/manifest.json" in output.read_text()
-    finally:
-        with contextlib.suppress(ProcessLookupError):  # what it left running ended by itself
-            os.killpg(shell.pid, signal.SIGTERM)
+    printed = run_in_one_shell(written, tmp_path, 240)
+    assert "try/models/digits/1/manifest.json" in printed
 
 
 def test_what_is_typed_for_a_cluster_is_there() -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import signal
-import subprocess
 from pathlib import Path
 
 import httpx
@@ -14,7 +10,7 @@ import pytest
 
 from windlass_testing.models import scorer
 from windlass_testing.one_machine import BIN, Process, Replica, free_port, wait_until
-from windlass_testing.pages import ROOT, commands
+from windlass_testing.pages import ROOT, commands, run_in_one_shell
 from windlass_testing.postgres import running_postgres
 
 PAGE = ROOT / "docs" / "prediction-log.md"
@@ -26,26 +22,10 @@ WEIGHTS = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1]]
 def test_every_command_of_the_page_works_as_written(tmp_path: Path) -> None:
     (tmp_path / ".venv").symlink_to(ROOT / ".venv")
     scorer(tmp_path / "models", "iris", 1, WEIGHTS, classes=["setosa", "versicolor", "virginica"])
-    script = "set -eux -o pipefail\n" + "\n".join(commands(PAGE)) + "\n"
-    output = tmp_path / "output.txt"
-    with running_postgres() as server, output.open("wb") as file:
+    with running_postgres() as server:
         # Where the administrator of this server is let in; the page's URL names its address itself.
         where = {"PGHOST": str(server.folder), "PGPORT": str(server.port), "PAGER": "cat"}
-        shell = subprocess.Popen(
-            ["bash", "-c", script],
-            cwd=tmp_path,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-            env={**os.environ, **where},
-        )
-        try:
-            assert shell.wait(400) == 0, output.read_text() + (tmp_path / "server.log").read_text()
-        finally:
-            with contextlib.suppress(ProcessLookupError):  # all of it has ended, as the page says
-                os.killpg(shell.pid, signal.SIGTERM)
-    said = output.read_text()
+        said = run_in_one_shell(commands(PAGE), tmp_path, 400, where, "-eux -o pipefail")
     assert re.search(r"'iris', 1, 'setosa', 'order-17'", said), said
     assert re.search(r"\| iris +\| +1 \| virginica \|", said), said
     assert "is up to date" in said

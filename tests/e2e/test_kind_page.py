@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +10,7 @@ import pytest
 from image_kit import Images
 from windlass_lab.testing.kubernetes import KindCluster
 
-from windlass_testing.pages import ROOT, commands
+from windlass_testing.pages import ROOT, commands, run_in_one_shell
 
 pytestmark = [pytest.mark.lab, pytest.mark.unproven, pytest.mark.default_ports, pytest.mark.timeout(900)]
 
@@ -54,23 +51,8 @@ def test_every_command_of_the_page_works_as_written(cluster: KindCluster, tmp_pa
     for name in ("charts", "k8s", "examples", ".venv"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "shared").symlink_to(cluster.lab.home.shared)
-    output = tmp_path / "output.txt"
-    script = "set -eux\n" + "\n".join([*FIRST, *wanted]) + "\n"
-    with output.open("wb") as file:
-        shell = subprocess.Popen(
-            ["bash", "-c", script],
-            cwd=tmp_path,
-            env=os.environ | cluster.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-        )
     try:
-        code = shell.wait(600)
-        assert code == 0, output.read_text()[-8000:]
-        assert output.read_text().count('"className":"7"') + output.read_text().count('"7"') >= 2
+        printed = run_in_one_shell([*FIRST, *wanted], tmp_path, 600, cluster.environment)
+        assert printed.count('"className":"7"') + printed.count('"7"') >= 2
     finally:
-        with contextlib.suppress(ProcessLookupError):  # the forwarded port is still open
-            os.killpg(shell.pid, signal.SIGTERM)
         subprocess.run(["rm", "-rf", str(cluster.lab.home.shared / "models" / "digits")], check=True)
