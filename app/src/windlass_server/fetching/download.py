@@ -19,6 +19,7 @@ from pathlib import Path
 from windlass_contract.artifact import ArtifactError, hash_file, read_manifest
 from windlass_contract.canonical import digest_of
 from windlass_contract.document import DocumentError, load_json
+from windlass_contract.durable import sync_folder
 from windlass_contract.failures import Reason
 from windlass_contract.fetching import lock_path, work_folder
 from windlass_contract.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileEntry, Manifest
@@ -264,19 +265,11 @@ class _Attempt:
 def _put(work: Path, place: Path) -> None:
     """Renames the complete folder into its place, which is empty; after that no crash undoes it."""
     for path, _, _ in os.walk(work):
-        _sync(Path(path))
+        sync_folder(Path(path))
     place.parent.mkdir(mode=_FOLDER_MODE, exist_ok=True)
     work.rename(place)
     for folder in (place.parent, place.parent.parent, work.parent):
-        _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_folder(folder)
 
 
 @contextlib.contextmanager
