@@ -31,7 +31,11 @@ e2e: .venv/installed lab  ## the tests on the lab, which is brought up first
 
 .PHONY: e2e-alone
 e2e-alone: .venv/installed lab  ## the tests on the lab that measure time: the machine must do nothing else
-	@LAB_REQUIRED=1 $(BIN)/python -m pytest -m "lab and alone and not soak and not unproven" $(ARGS)
+	@LAB_REQUIRED=1 WINDLASS_EVIDENCE=1 $(BIN)/python -m pytest -m "lab and alone and not soak and not unproven" $(ARGS)
+
+.PHONY: evidence-lab
+evidence-lab: .venv/installed lab  ## what of `make e2e` measures a promise, written into docs/evidence.md
+	@LAB_REQUIRED=1 WINDLASS_EVIDENCE=1 $(BIN)/python -m pytest -m "lab and evidence and not soak and not unproven and not alone" $(ARGS)
 
 .PHONY: e2e-unproven
 e2e-unproven: .venv/installed lab  ## the tests on the lab of what is not known to hold yet
@@ -39,4 +43,4 @@ e2e-unproven: .venv/installed lab  ## the tests on the lab of what is not known 
 
 .PHONY: soak-lab
 soak-lab: .venv/installed e2e-alone  ## the part of `make soak` on the lab; the lab itself taken down, killed, and from nothing
-	@LAB_REQUIRED=1 $(BIN)/python -m pytest -m "lab and soak" -s $(ARGS)
+	@LAB_REQUIRED=1 WINDLASS_EVIDENCE=1 $(BIN)/python -m pytest -m "lab and soak" -s $(ARGS)

@@ -50,7 +50,7 @@ def test_a_second_start_changes_nothing_and_takes_under_five_seconds(kind_cluste
     assert seen() == before
     workers = standing_lab.state.workers
     what = f"`make lab` where it stands ({standing_lab.mode}, {workers} workers), the fastest of three"
-    measured("lab", what, f"{min(took):.1f} s", "WINDLASS_EVIDENCE=1 make e2e")
+    measured("lab", what, f"{min(took):.1f} s", "make e2e-alone")
 
 
 @pytest.mark.evidence
@@ -58,7 +58,7 @@ def test_the_time_of_each_step_is_kept(standing_lab):
     seconds = standing_lab.state.seconds
     steps = "; ".join(f"{step} {duration(took)}" for step, took in seconds.items())
     what = f"`make lab` ({standing_lab.mode}): each step when it last had something to do"
-    measured("lab", what, f"{duration(sum(seconds.values()))}: {steps}", "WINDLASS_EVIDENCE=1 make e2e")
+    measured("lab", what, f"{duration(sum(seconds.values()))}: {steps}", "make e2e-alone")
     assert f"kind cluster {standing_lab.cluster.name}, {standing_lab.state.workers} workers" in seconds
 
 
