@@ -133,9 +133,9 @@ def test_every_command_of_the_swarm_page_works_as_written(clone: Clone, swarm: S
         file.unlink()
     swarm.stacks.append("windlass")
     for command in commands(SWARM):
-        if command.startswith("docker exec"):
+        if command.endswith(" get"):
             until("version 1 answers", lambda: clone.answers_with("1"), 240)
-            assert "digits-1.yaml" in clone.run(command)
+            assert "digits-1" in clone.run(command)
         else:
             clone.run(command)
     assert len(swarm.running("windlass_server")) == 3
