@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 
 from . import page, running
 from .places import PAGE, RESULTS, ROOT, WORK
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="short: Windlass, the limits and the two best peers")
     parser.add_argument("--guard", action="store_true", help="compare with docs/benchmarks.json and leave that alone")
     parser.add_argument("--servers", default="", help="keys, separated by commas, in place of all; --list shows them")
+    parser.add_argument("--passes", type=int, help="in place of three (with --quick: one)")
     parser.add_argument("--list", action="store_true", help="show the servers")
     parser.add_argument(
         "--page", action="store_true", help="write docs/benchmarks.md anew from its JSON, and run nothing"
@@ -40,7 +42,8 @@ def main() -> None:
     chosen = _chosen(everyone, arguments.servers, before if arguments.quick else None, quick=arguments.quick)
     if arguments.guard and before is None:
         sys.exit(_refuse(f"{RESULTS.relative_to(ROOT)} isn't there: run make bench first"))
-    document = running.run(chosen, running.QUICK if arguments.quick else running.FULL)
+    amounts = running.QUICK if arguments.quick else running.FULL
+    document = running.run(chosen, replace(amounts, passes=arguments.passes or amounts.passes))
     document["commit"] = running.commit()
     now = Results(document)
     if arguments.guard:

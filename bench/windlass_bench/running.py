@@ -21,10 +21,13 @@ from . import servers
 from .load import closed_loop, generator, open_loop
 from .models import BACKENDS, DONE
 from .places import BENCH, MODELS, ROOT, WORK
-from .servers import Running, Variant
+from .servers import Running, Variant, new_connections
 from .workloads import MODEL_OF, TOLERANCE, Message, difference, message, read_answer
 
 OPEN_CONNECTIONS = 64
+CHECKS = 4
+"""Times that an answer is checked before and after, each over a connection of its own: a server may have processes that
+answer differently."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,13 @@ class Contents:
         return np.load(self._models / f"{workload}.npy")
 
     def check(self, running: Running, variant: Variant, workload: str) -> float:
-        """Asks once and gives by how much the answer differs. Raises `WrongAnswerError`."""
+        """Asks `CHECKS` times and gives by how much the answers differ at most. Raises `WrongAnswerError`."""
         sent = self.message(variant, workload)
-        answer = httpx.post(running.url + sent.path, content=sent.body, headers=sent.headers, timeout=60)
+        with new_connections() as client:
+            return max(self._check(client, running, variant, workload, sent) for _ in range(CHECKS))
+
+    def _check(self, client: httpx.Client, running: Running, variant: Variant, workload: str, sent: Message) -> float:
+        answer = client.post(running.url + sent.path, content=sent.body, headers=sent.headers, timeout=60)
         if answer.status_code != 200:
             raise WrongAnswerError(f"{variant.key} {workload}: {answer.status_code} {answer.text[:300]}")
         if not variant.checked:
@@ -139,9 +146,7 @@ def run(
                 with servers.started(variant, backend, log, sent, models) as running:
                     _measure(running, variant, backend, number, amounts, contents, document)
             except (RuntimeError, WrongAnswerError, httpx.HTTPError, subprocess.TimeoutExpired) as error:
-                print(f"  left out: {error}", flush=True)
-                failure = {"server": variant.key, "backend": backend, "pass": number, "why": str(error)[:2000]}
-                document["failures"].append(failure)
+                _leave_out(document, {"server": variant.key, "backend": backend, "pass": number}, error)
         for backend in backends:
             _limits(backend, number, amounts, document)
     return document
@@ -159,27 +164,44 @@ def _measure(
     place = {"server": variant.key, "backend": backend, "pass": number}
     document["starts"].append({**place, "seconds": running.start_seconds, "memory_mb": running.memory_mb()})
     for workload in (each for each in amounts.connections if each in variant.routes):
-        off = contents.check(running, variant, workload)
-        sent = contents.message(variant, workload)
-        levels = amounts.connections[workload]
-        closed_loop(running.url, sent, connections=levels[len(levels) // 2], seconds=amounts.warm_up)
-        loads = [("closed", float(level)) for level in levels]
-        loads += [("open", rate) for rate in amounts.rates.get(workload, ())]
-        for loop, level in loads:
-            used = running.cpu_seconds()
-            if loop == "closed":
-                loaded = closed_loop(running.url, sent, connections=int(level), seconds=amounts.window)
-            else:
-                loaded = open_loop(running.url, sent, rate=level, connections=OPEN_CONNECTIONS, seconds=amounts.window)
-            cell = {**place, "workload": workload, "loop": loop, "level": level, **loaded.to_dict(), "difference": off}
-            document["cells"].append(cell | {"cpu_seconds": running.cpu_seconds() - used})
-            print(
-                f"  {workload} {loop} {level:g}: {loaded.requests / loaded.seconds:.0f}/s, p50 {loaded.p50:.2f} ms, "
-                f"p99 {loaded.p99:.2f} ms, {loaded.errors} errors",
-                flush=True,
-            )
-        contents.check(running, variant, workload)
+        try:
+            document["cells"] += _load(running, variant, workload, place, amounts, contents)
+        except (WrongAnswerError, httpx.HTTPError) as error:
+            _leave_out(document, {**place, "workload": workload}, error)
     document["starts"][-1]["memory_after_mb"] = running.memory_mb()
+
+
+def _load(
+    running: Running, variant: Variant, workload: str, place: dict[str, Any], amounts: Amounts, contents: Contents
+) -> list[dict[str, Any]]:
+    """Cells of a workload; none when it answers wrongly before or after. Raises `WrongAnswerError`."""
+    off = contents.check(running, variant, workload)
+    sent = contents.message(variant, workload)
+    levels = amounts.connections[workload]
+    closed_loop(running.url, sent, connections=levels[len(levels) // 2], seconds=amounts.warm_up)
+    loads = [("closed", float(level)) for level in levels]
+    loads += [("open", rate) for rate in amounts.rates.get(workload, ())]
+    cells = []
+    for loop, level in loads:
+        used = running.cpu_seconds()
+        if loop == "closed":
+            loaded = closed_loop(running.url, sent, connections=int(level), seconds=amounts.window)
+        else:
+            loaded = open_loop(running.url, sent, rate=level, connections=OPEN_CONNECTIONS, seconds=amounts.window)
+        cell = {**place, "workload": workload, "loop": loop, "level": level, **loaded.to_dict(), "difference": off}
+        cells.append(cell | {"cpu_seconds": running.cpu_seconds() - used})
+        print(
+            f"  {workload} {loop} {level:g}: {loaded.requests / loaded.seconds:.0f}/s, p50 {loaded.p50:.2f} ms, "
+            f"p99 {loaded.p99:.2f} ms, {loaded.errors} errors",
+            flush=True,
+        )
+    contents.check(running, variant, workload)
+    return cells
+
+
+def _leave_out(document: dict[str, Any], place: dict[str, Any], error: Exception) -> None:
+    print(f"  left out: {error}", flush=True)
+    document["failures"].append({**place, "why": str(error)[:2000]})
 
 
 def _limits(backend: str, number: int, amounts: Amounts, document: dict[str, Any]) -> None:

@@ -186,7 +186,8 @@ def started(
         "HOME": os.environ.get("HOME", "/tmp"),  # noqa: S108 - only where there is none
         "LANG": "C.UTF-8", "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "",
         "BENCH_PORT": str(port), "BENCH_BACKEND": backend, "BENCH_MODELS": str(models / backend),
-        "BENCH_KERAS": str(models / "keras"), "PYTHONPATH": f"{BENCH / 'peers' / 'shared'}:{variant.folder}",
+        "BENCH_TABLE": variant.table, "BENCH_KERAS": str(models / "keras"),
+        "PYTHONPATH": f"{BENCH / 'peers' / 'shared'}:{variant.folder}",
         **{key: value.format(**names) for key, value in variant.environment.items()},
     }  # fmt: skip
     if variant.kind != "peer":
@@ -194,21 +195,34 @@ def started(
     command = [part.format(**names) for part in variant.command]
     log.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(names["state"], ignore_errors=True)
-    begun = time.monotonic()
-    with log.open("wb") as file:
+    url = f"http://127.0.0.1:{port}"
+    with new_connections() as client, log.open("wb") as file:
+        begun = time.monotonic()
         process = subprocess.Popen(
             command, cwd=variant.folder, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
             start_new_session=True,
         )  # fmt: skip
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _wait(variant, url, process, log, messages)
-        yield Running(url, process, time.monotonic() - begun)
-    finally:
-        _stop(process)
+        try:
+            _wait(client, variant, url, process, log, messages)
+            yield Running(url, process, time.monotonic() - begun)
+        finally:
+            _stop(process)
 
 
-def _wait(variant: Variant, url: str, process: subprocess.Popen[bytes], log: Path, messages: Sequence[Message]) -> None:
+def new_connections() -> httpx.Client:
+    """Asks each time over another one. Made before a server starts: making one reads all the system's certificates,
+    which takes a processor for as long as a small server takes to start."""
+    return httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), trust_env=False)
+
+
+def _wait(
+    client: httpx.Client,
+    variant: Variant,
+    url: str,
+    process: subprocess.Popen[bytes],
+    log: Path,
+    messages: Sequence[Message],
+) -> None:
     deadline = time.monotonic() + START_SECONDS
     left, said = list(messages), "nothing"
     while left:
@@ -219,7 +233,7 @@ def _wait(variant: Variant, url: str, process: subprocess.Popen[bytes], log: Pat
             )
         sent = left[0]
         try:
-            answer = httpx.post(url + sent.path, content=sent.body, headers=sent.headers, timeout=START_SECONDS)
+            answer = client.post(url + sent.path, content=sent.body, headers=sent.headers, timeout=START_SECONDS)
         except httpx.HTTPError as error:
             said = repr(error)  # it doesn't listen yet
         else:
