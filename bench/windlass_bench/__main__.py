@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 from . import page, running
 from .places import PAGE, RESULTS, ROOT, WORK
@@ -28,15 +29,20 @@ def main() -> None:
     parser.add_argument("--passes", type=int, help="in place of three (with --quick: one)")
     parser.add_argument("--list", action="store_true", help="show the servers")
     parser.add_argument(
-        "--page", action="store_true", help="write docs/benchmarks.md anew from its JSON, and run nothing"
-    )
+        "--page", nargs="?", const=RESULTS, type=Path, metavar="JSON",
+        help="write docs/benchmarks.md anew from its JSON, or show the page of another's; nothing is run",
+    )  # fmt: skip
     arguments = parser.parse_args()
     everyone = variants()
     if arguments.list:
         sys.stdout.write("".join(f"{each.key:30} {each.title}\n" for each in everyone))
         return
     if arguments.page:
-        page.write(Results(json.loads(RESULTS.read_text())))
+        found = Results(json.loads(arguments.page.read_text()))
+        if arguments.page == RESULTS:
+            page.write(found)
+        else:
+            sys.stdout.write(page.text(found))
         return
     before = Results(json.loads(RESULTS.read_text())) if RESULTS.exists() else None
     chosen = _chosen(everyone, arguments.servers, before if arguments.quick else None, quick=arguments.quick)

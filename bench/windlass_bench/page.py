@@ -229,6 +229,13 @@ def _foot(results: Results) -> list[str]:
         "  between passes.",
         "- A peer without a row can't be asked for that workload, or didn't come up (below).",
     ]
+    if (change := document.get("scaled decoding")) is not None:
+        same = "the same" if change["same class"] else "another"
+        lines.append(
+            f"- Scaled decoding changes the answer to W2's picture: a score by up to "
+            f"{change['largest difference']:.3f} "
+            f"(the best one is {change['largest score']:.3f}), the best class is {same}."
+        )
     best = best_peers(results)
     if best:
         lines.append(f"- The best peers over everything: {', '.join(_title(results, key) for key in best)}.")

@@ -25,6 +25,8 @@ from .servers import Running, Variant, new_connections
 from .workloads import MODEL_OF, TOLERANCE, Message, difference, message, read_answer
 
 OPEN_CONNECTIONS = 64
+UNFINISHED = WORK / "unfinished.json"
+"""What a run has so far: if it is ended, `--page` can show it."""
 CHECKS = 4
 """Times that an answer is checked before and after, each over a connection of its own: a server may have processes that
 answer differently."""
@@ -66,6 +68,10 @@ class WrongAnswerError(Exception):
     """A server whose answers aren't the model's: its figures mean nothing."""
 
 
+_FAILURES = (WrongAnswerError, RuntimeError, AssertionError, OSError, httpx.HTTPError, subprocess.TimeoutExpired)
+"""Of a server, or of the generator because of it: the others are measured all the same."""
+
+
 def make_models(models: Path) -> None:
     """Unless they are there."""
     if not (models / DONE).exists():
@@ -89,9 +95,20 @@ class Contents:
         jpeg = (self._models / "photo.jpg").read_bytes() if workload == "W2" else b""
         return message(route.wire, route.path, self._tensor(workload), jpeg)
 
-    def right(self, workload: str) -> Any:
-        """The model's own answer."""
+    def right(self, workload: str, *, scaled: bool = False) -> Any:
+        """The model's own answer. `scaled`: to the image decoded at a fraction of its size."""
+        if scaled and workload == "W2":
+            return self._answers["cnn_scaled"]
         return self._answers[MODEL_OF[workload]][: len(self._tensor(workload))]
+
+    def scaled_decoding(self) -> dict[str, Any]:
+        """What it does to the model's answer."""
+        full, scaled = self.right("W2")[0], self.right("W2", scaled=True)[0]
+        return {
+            "largest score": float(full.max()),
+            "largest difference": float(np.abs(scaled - full).max()),
+            "same class": bool(full.argmax() == scaled.argmax()),
+        }
 
     def _tensor(self, workload: str) -> Any:
         return np.load(self._models / f"{workload}.npy")
@@ -109,7 +126,8 @@ class Contents:
         if not variant.checked:
             return 0.0
         try:
-            found = difference(workload, read_answer(answer.content, answer.headers), self.right(workload))
+            right = self.right(workload, scaled=variant.scaled)
+            found = difference(workload, read_answer(answer.content, answer.headers), right)
         except ValueError as error:
             raise WrongAnswerError(f"{variant.key} {workload}: {error}") from error
         if not found <= TOLERANCE:  # NaN isn't either
@@ -135,6 +153,8 @@ def run(
         "cells": [], "starts": [], "limits": [], "failures": [],
     }  # fmt: skip
     contents = Contents(models)
+    if any(each.scaled for each in chosen):
+        document["scaled decoding"] = contents.scaled_decoding()
     turns = [(each, backend) for each in chosen for backend in each.backends if backend in (*backends, "none")]
     for number in range(1, amounts.passes + 1):
         order = turns if number == 1 else random.Random(number).sample(turns, len(turns))  # noqa: S311
@@ -145,8 +165,9 @@ def run(
             try:
                 with servers.started(variant, backend, log, sent, models) as running:
                     _measure(running, variant, backend, number, amounts, contents, document)
-            except (RuntimeError, WrongAnswerError, httpx.HTTPError, subprocess.TimeoutExpired) as error:
+            except _FAILURES as error:
                 _leave_out(document, {"server": variant.key, "backend": backend, "pass": number}, error)
+            UNFINISHED.write_text(json.dumps(document, indent=1) + "\n")
         for backend in backends:
             _limits(backend, number, amounts, document)
     return document
@@ -166,7 +187,7 @@ def _measure(
     for workload in (each for each in amounts.connections if each in variant.routes):
         try:
             document["cells"] += _load(running, variant, workload, place, amounts, contents)
-        except (WrongAnswerError, httpx.HTTPError) as error:
+        except _FAILURES as error:
             _leave_out(document, {**place, "workload": workload}, error)
     document["starts"][-1]["memory_after_mb"] = running.memory_mb()
 

@@ -65,6 +65,8 @@ class Variant:
     checked: bool
     """Whether its answers are the model's."""
     quick: bool
+    scaled: bool
+    """Whether it decodes images at a fraction of their size, which makes its answers others."""
 
     @property
     def key(self) -> str:
@@ -93,6 +95,7 @@ def read_variants(file: Path) -> list[Variant]:
     found = []
     for name, given in document["variants"].items():
         routes = document.get("routes", {}) | given.get("routes", {})
+        asked = given.get("workloads", list(routes))
         found.append(
             Variant(
                 server=file.parent.name,
@@ -104,10 +107,11 @@ def read_variants(file: Path) -> list[Variant]:
                 command=tuple(given["command"]),
                 environment=given.get("environment", {}),
                 backends=tuple(given.get("backends", BACKENDS)),
-                routes={workload: Route(**route) for workload, route in routes.items()},
+                routes={workload: Route(**route) for workload, route in routes.items() if workload in asked},
                 packages=tuple(document.get("packages", ())),
                 checked=given.get("checked", True),
                 quick=given.get("quick", False),
+                scaled=given.get("scaled", False),
             )
         )
     return found

@@ -54,12 +54,12 @@ def image_size(text: str) -> tuple[int, int, int]:
 
 
 def image_options(
-    size: str | None, name: str | None, scale: str, offset: str, resampling: str, invert: bool
+    size: str | None, name: str | None, scale: str, offset: str, resampling: str, decoding: str, invert: bool
 ) -> dict[str, Any] | None:
     """Fields of the manifest's `image`, without `input` when no name is given."""
     if size is None:
-        if name or invert or scale != "1" or offset != "0":
-            raise typer.BadParameter("--image-input, --scale, --offset and --invert go with --image")
+        if name or invert or scale != "1" or offset != "0" or decoding != "full":
+            raise typer.BadParameter("--image-input, --scale, --offset, --decoding and --invert go with --image")
         return None
     width, height, channels = image_size(size)
     options: dict[str, Any] = {"width": width, "height": height, "channels": channels, "resampling": resampling}
@@ -67,6 +67,8 @@ def image_options(
         options["scale"] = factor
     if (addend := fraction(offset)) != 0:
         options["offset"] = addend
+    if decoding != "full":
+        options["decoding"] = decoding
     if invert:
         options["invert"] = True
     try:
