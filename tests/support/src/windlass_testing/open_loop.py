@@ -215,9 +215,7 @@ class _Generator:
             wait = _FLUSH_SECONDS
             if self._sending:
                 now = time.monotonic()
-                while self._rate and self._next <= now:
-                    self._due.append(self._next)
-                    self._number += 1
+                self._take_due(now)
                 self._send(now)
                 if self._rate:
                     wait = min(max(self._next - time.monotonic(), 0), _FLUSH_SECONDS)
@@ -258,6 +256,11 @@ class _Generator:
         self._open.add(connection)
         self.free(connection)
 
+    def _take_due(self, now: float) -> None:
+        while self._rate and self._next <= now:
+            self._due.append(self._next)
+            self._number += 1
+
     def _send(self, now: float) -> None:
         while self._free and (self._due or not self._rate):
             connection = self._free.popleft() if self._spread else self._free.pop()
@@ -266,6 +269,10 @@ class _Generator:
     def _hear(self) -> None:
         words = os.read(0, 4096).decode().split()
         if not words:
+            if self._sending and self._start:
+                now = time.monotonic()
+                self._take_due(now)  # it may have slept for longer than it wanted
+                self._send(now)
             self._ending = True
             asyncio.get_running_loop().remove_reader(sys.stdin)
         for word in words:
