@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--guard", action="store_true", help="compare with docs/benchmarks.json and leave that alone")
     parser.add_argument("--servers", default="", help="keys, separated by commas, in place of all; --list shows them")
     parser.add_argument("--passes", type=int, help="in place of three (with --quick: one)")
+    parser.add_argument("--check", action="store_true", help="start each and compare its answers, without any load")
     parser.add_argument("--list", action="store_true", help="show the servers")
     parser.add_argument(
         "--page", nargs="?", const=RESULTS, type=Path, metavar="JSON",
@@ -46,6 +47,8 @@ def main() -> None:
         return
     before = Results(json.loads(RESULTS.read_text())) if RESULTS.exists() else None
     chosen = _chosen(everyone, arguments.servers, before if arguments.quick else None, quick=arguments.quick)
+    if arguments.check:
+        sys.exit(1 if running.check(chosen) else 0)
     if arguments.guard and before is None:
         sys.exit(_refuse(f"{RESULTS.relative_to(ROOT)} isn't there: run make bench first"))
     amounts = running.QUICK if arguments.quick else running.FULL

@@ -173,6 +173,27 @@ def run(
     return document
 
 
+def check(chosen: list[Variant]) -> list[str]:
+    """Starts each server with each backend and compares its answers, without any load. What was wrong."""
+    make_models(MODELS)
+    contents, wrong = Contents(), []
+    for variant in chosen:
+        servers.make_environment(variant)
+        for backend in variant.backends:
+            log = WORK / "logs" / f"check-{variant.server}-{variant.name}-{backend}.log"
+            try:
+                sent = [contents.message(variant, each) for each in variant.routes]
+                with servers.started(variant, backend, log, sent) as running:
+                    off = {each: contents.check(running, variant, each) for each in variant.routes}
+            except _FAILURES as error:
+                wrong.append(f"{variant.key}, {backend}: {error}")
+                print(wrong[-1], flush=True)
+            else:
+                shown = ", ".join(f"{workload} {difference:.1g}" for workload, difference in off.items())
+                print(f"{variant.key}, {backend}: up in {running.start_seconds:.1f} s, off by {shown}", flush=True)
+    return wrong
+
+
 def _measure(
     running: Running,
     variant: Variant,
