@@ -16,7 +16,13 @@ from windlass_testing.models import affine_tflite
 pytestmark = pytest.mark.unproven
 
 SHORT = running.Amounts(
-    passes=1, warm_up=0.2, window=1, connections={"W1": (2,), "W1b": (2,)}, rates={"W1": (50,)}, limit_window=1
+    passes=1,
+    warm_up=0.2,
+    window=1,
+    connections={"W1": (2,), "W1b": (2,)},
+    rates={"W1": (50,)},
+    limit_window=1,
+    limit_ways=1,
 )
 
 

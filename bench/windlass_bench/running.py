@@ -44,6 +44,8 @@ class Amounts:
     rates: dict[str, tuple[float, ...]]
     """Requests per second of the open loop, by workload."""
     limit_window: float
+    limit_ways: int
+    """Of using the machine in process, the most promising first."""
 
 
 FULL = Amounts(
@@ -53,6 +55,7 @@ FULL = Amounts(
     connections={"W1": (1, 16, 64), "W1b": (1, 16, 64), "W2": (1, 8, 32), "W3": (1, 4)},
     rates={"W1": (500,), "W2": (50,)},
     limit_window=5,
+    limit_ways=3,
 )
 QUICK = Amounts(
     passes=1,
@@ -61,6 +64,7 @@ QUICK = Amounts(
     connections={"W1": (1, 64), "W1b": (64,), "W2": (8,), "W3": (4,)},
     rates={"W1": (500,)},
     limit_window=2,
+    limit_ways=1,
 )
 
 
@@ -254,7 +258,7 @@ def _limits(backend: str, number: int, amounts: Amounts, document: dict[str, Any
         done = subprocess.run(
             [
                 sys.executable, str(BENCH / "limits" / "in_process.py"), str(MODELS), str(MODELS / "photo.jpg"),
-                backend, workload, str(amounts.limit_window),
+                backend, workload, str(amounts.limit_window), str(amounts.limit_ways),
             ],
             env={**os.environ, "PYTHONPATH": str(BENCH), "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""},
             capture_output=True, text=True, check=False,
