@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -183,6 +184,7 @@ def started(
         "python": str(variant.python), "port": str(port), "port1": str(free_port()), "port2": str(free_port()),
         "backend": backend, "models": str(models / backend),
         "state": str(log.with_suffix(".state")), "bin": str(variant.python.parent),
+        "libraries": str(sysconfig.get_config_var("LIBDIR")),
     }  # fmt: skip
     environment = {
         # A clean one: what this run's own environment says is not to tell servers how to work.
