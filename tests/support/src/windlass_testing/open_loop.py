@@ -167,7 +167,7 @@ class _Connection(asyncio.Protocol):
             return
         first, *lines = head.decode("latin-1").split("\r\n")
         fields = dict(line.lower().split(": ", 1) for line in lines)
-        if len(rest) < int(fields["content-length"]):
+        if not _complete(fields, rest):
             return
         version, epoch = int(fields.get("x-model-version", 0)), int(fields.get("x-plan-epoch", -1))
         self._done(int(first.split(" ")[1]), version, epoch)
@@ -185,6 +185,13 @@ class _Connection(asyncio.Protocol):
     def _done(self, status: int, version: int, epoch: int) -> None:
         self._busy = False
         self._generator.note((self._due, self._sent, time.monotonic(), status, version, epoch))
+
+
+def _complete(fields: dict[str, str], body: bytes) -> bool:
+    """Whether an answer's body is all there. Trailers aren't expected behind chunks."""
+    if fields.get("transfer-encoding") == "chunked":
+        return body.endswith(b"0\r\n\r\n")
+    return len(body) >= int(fields["content-length"])
 
 
 class _Generator:
