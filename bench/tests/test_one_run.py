@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from windlass_bench import page, running
 from windlass_bench.models import DONE
 from windlass_bench.results import Results
 from windlass_bench.servers import variants
 from windlass_testing.models import affine_tflite
-
-pytestmark = pytest.mark.unproven
 
 SHORT = running.Amounts(
     passes=1,
@@ -45,7 +42,7 @@ def shipped():
 
 
 def test_a_replica_is_measured_and_its_answers_are_checked(tmp_path):
-    document = running.run([shipped()], SHORT, backends=("litert",), models=small_models(tmp_path, 1))
+    document = running.run([shipped()], SHORT, backends=("litert",), models=small_models(tmp_path, 1), work=tmp_path)
     assert document["failures"] == []
     loads = [(each["workload"], each["loop"], each["level"]) for each in document["cells"]]
     assert loads == [("W1", "closed", 2.0), ("W1", "open", 50.0), ("W1b", "closed", 2.0)]
@@ -60,6 +57,6 @@ def test_a_replica_is_measured_and_its_answers_are_checked(tmp_path):
 
 
 def test_a_server_that_answers_wrongly_is_left_out(tmp_path):
-    document = running.run([shipped()], SHORT, backends=("litert",), models=small_models(tmp_path, 7))
+    document = running.run([shipped()], SHORT, backends=("litert",), models=small_models(tmp_path, 7), work=tmp_path)
     assert document["cells"] == []
     assert "the answer differs by 6" in document["failures"][0]["why"]

@@ -25,8 +25,8 @@ from .servers import Running, Variant, new_connections
 from .workloads import MODEL_OF, TOLERANCE, Message, difference, message, read_answer
 
 OPEN_CONNECTIONS = 64
-UNFINISHED = WORK / "unfinished.json"
-"""What a run has so far: if it is ended, `--page` can show it."""
+UNFINISHED = "unfinished.json"
+"""In the folder of work, what a run has so far: if it is ended, `--page` can show it."""
 CHECKS = 4
 """Times that an answer is checked before and after, each over a connection of its own: a server may have processes that
 answer differently."""
@@ -140,9 +140,15 @@ class Contents:
 
 
 def run(
-    chosen: list[Variant], amounts: Amounts, *, backends: tuple[str, ...] = BACKENDS, models: Path = MODELS
+    chosen: list[Variant],
+    amounts: Amounts,
+    *,
+    backends: tuple[str, ...] = BACKENDS,
+    models: Path = MODELS,
+    work: Path = WORK,
 ) -> dict[str, Any]:
-    """The run's document. A server that doesn't come up, or answers wrongly, is told of there and left out."""
+    """The run's document. A server that doesn't come up, or answers wrongly, is told of there and left out. `work`:
+    where logs and folders of state go."""
     make_models(models)
     for variant in chosen:
         servers.make_environment(variant)
@@ -164,14 +170,14 @@ def run(
         order = turns if number == 1 else random.Random(number).sample(turns, len(turns))  # noqa: S311
         for position, (variant, backend) in enumerate(order, 1):
             print(f"pass {number}, {position} of {len(order)}: {variant.key}, {backend}", flush=True)
-            log = WORK / "logs" / f"{variant.server}-{variant.name}-{backend}.log"
+            log = work / "logs" / f"{variant.server}-{variant.name}-{backend}.log"
             sent = [contents.message(variant, each) for each in amounts.connections if each in variant.routes]
             try:
                 with servers.started(variant, backend, log, sent, models) as running:
                     _measure(running, variant, backend, number, amounts, contents, document)
             except _FAILURES as error:
                 _leave_out(document, {"server": variant.key, "backend": backend, "pass": number}, error)
-            UNFINISHED.write_text(json.dumps(document, indent=1) + "\n")
+            (work / UNFINISHED).write_text(json.dumps(document, indent=1) + "\n")
         for backend in backends:
             _limits(backend, number, amounts, document)
     return document
