@@ -130,6 +130,14 @@ def batch_sizes(text: str) -> list[int]:
     return sizes
 
 
+def thread_counts(text: str) -> list[int]:
+    """Whole numbers separated by commas, each once, in order."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= 256 for part in parts):
+        raise typer.BadParameter(f"{text!r}: numbers from 1 to 256 are expected, as in 1,2,4")
+    return sorted({int(part) for part in parts})
+
+
 def percentage(text: str | None) -> str | None:
     """A share, as in 95%; the sign may be left out."""
     if text is None:
