@@ -51,7 +51,7 @@ class Amounts:
 FULL = Amounts(
     passes=3,
     warm_up=3,
-    window=6,
+    window=4,
     connections={"W1": (1, 16, 64), "W1b": (1, 16, 64), "W2": (1, 8, 32), "W3": (1, 4)},
     rates={"W1": (500,), "W2": (50,)},
     limit_window=5,
