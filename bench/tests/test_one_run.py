@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,3 +61,12 @@ def test_a_server_that_answers_wrongly_is_left_out(tmp_path):
     document = running.run([shipped()], SHORT, backends=("litert",), models=small_models(tmp_path, 7), work=tmp_path)
     assert document["cells"] == []
     assert "the answer differs by 6" in document["failures"][0]["why"]
+
+
+def test_a_server_that_does_not_come_up_is_started_once_more_and_left_out(tmp_path):
+    program = f"open({str(tmp_path / 'starts')!r}, 'a').write('x'); raise SystemExit('no luck today')"
+    broken = replace(shipped(), command=("{python}", "-c", program))
+    document = running.run([broken], SHORT, backends=("litert",), models=small_models(tmp_path, 1), work=tmp_path)
+    assert (tmp_path / "starts").read_text() == "xx"
+    (failure,) = document["failures"]
+    assert "no luck today" in failure["why"]

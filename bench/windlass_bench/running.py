@@ -10,6 +10,7 @@ import platform
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,7 @@ def run(
             log = work / "logs" / f"{variant.server}-{variant.name}-{backend}.log"
             sent = [contents.message(variant, each) for each in amounts.connections if each in variant.routes]
             try:
-                with servers.started(variant, backend, log, sent, models) as running:
+                with _started(variant, backend, log, sent, models) as running:
                     _measure(running, variant, backend, number, amounts, contents, document)
             except _FAILURES as error:
                 _leave_out(document, {"server": variant.key, "backend": backend, "pass": number}, error)
@@ -181,6 +182,20 @@ def run(
         for backend in backends:
             _limits(backend, number, amounts, document)
     return document
+
+
+@contextlib.contextmanager
+def _started(
+    variant: Variant, backend: str, log: Path, sent: list[Message], models: Path = MODELS
+) -> Iterator[Running]:
+    """As `servers.started`. One that doesn't come up is started once more: some meet races of their own."""
+    with contextlib.ExitStack() as stack:
+        try:
+            running = stack.enter_context(servers.started(variant, backend, log, sent, models))
+        except servers.NotUpError as error:
+            print(f"  once more: {str(error).splitlines()[0]}", flush=True)
+            running = stack.enter_context(servers.started(variant, backend, log, sent, models))
+        yield running
 
 
 def check(chosen: list[Variant]) -> list[str]:
@@ -193,7 +208,7 @@ def check(chosen: list[Variant]) -> list[str]:
             log = WORK / "logs" / f"check-{variant.server}-{variant.name}-{backend}.log"
             try:
                 sent = [contents.message(variant, each) for each in variant.routes]
-                with servers.started(variant, backend, log, sent) as running:
+                with _started(variant, backend, log, sent) as running:
                     off = {each: contents.check(running, variant, each) for each in variant.routes}
             except _FAILURES as error:
                 wrong.append(f"{variant.key}, {backend}: {error}")

@@ -151,6 +151,10 @@ def versions(variant: Variant) -> dict[str, str]:
     return found
 
 
+class NotUpError(RuntimeError):
+    """A server that didn't come up; the message has the end of its log."""
+
+
 class Running:
     """A server that answers."""
 
@@ -178,7 +182,7 @@ def started(
     variant: Variant, backend: str, log: Path, messages: Sequence[Message], models: Path = MODELS
 ) -> Iterator[Running]:
     """Runs a server until the block ends; it has answered each of `messages` with 200 when the block begins. Raises
-    `RuntimeError` when it doesn't come up."""
+    `NotUpError`."""
     port = free_port()
     names = {
         "python": str(variant.python), "port": str(port), "port1": str(free_port()), "port2": str(free_port()),
@@ -234,7 +238,7 @@ def _wait(
     while left:
         if process.poll() is not None or time.monotonic() > deadline:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
-            raise RuntimeError(
+            raise NotUpError(
                 f"{variant.key} doesn't come up: {left[0].path} answered {said}; the end of {log}:\n{tail}"
             )
         sent = left[0]
