@@ -61,7 +61,7 @@ def give_memory_back() -> None:
     from the first large ones to keep them, and fall to pieces over those that grow side by side.
 
     Some of what is smaller is kept: given back after each image and taken anew for the next, it comes as pages of zeros
-    one by one, 235 for an image of 500 x 375 pixels, which takes a quarter of the time of decoding it."""
+    one by one, 235 for an image of 500 x 375 pixels."""
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; others have no such habit
     if set_option is not None:
         set_option(_M_MMAP_THRESHOLD, _LARGE_BYTES)
