@@ -1,8 +1,9 @@
-"""What the machine can do with a model and nothing around it: `in_process.py MODELS PHOTO BACKEND WORKLOAD SECONDS`.
+"""What the machine can do with a model and nothing around it.
 
-Prints one line of JSON per way of using the processors: so many processes with so many threads, batches of so many
-images. W2 decodes, resizes and scales each image with Pillow and runs the network on batches of them; W3 runs it on the
-32 images that are there. `requests`: what W2 or W3 would count, per second; the best of the ways is the limit.
+`in_process.py MODELS PHOTO BACKEND WORKLOAD SECONDS WAYS` prints one line of JSON for each of the first so many ways of
+using the processors: so many processes with so many threads, batches of so many images. W2 decodes, resizes and scales
+each image with Pillow and runs the network on batches of them; W3 runs it on the 32 images that are there. `requests`:
+what W2 or W3 would count, per second; the best of the ways is the limit.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from windlass_bench.models import tensor_of
 Run = Callable[[Any], Any]
 WAYS = {
     # With LiteRT batches don't pay, and threads do as well as processes; TensorFlow is the other way round.
-    ("litert", "W2"): [(1, 2, 1), (2, 1, 1), (2, 1, 8)],
-    ("tensorflow", "W2"): [(2, 1, 1), (2, 1, 4), (2, 1, 8)],
-    ("litert", "W3"): [(1, 2, 32), (2, 1, 32), (1, 2, 1)],
-    ("tensorflow", "W3"): [(1, 1, 32), (2, 1, 32), (2, 1, 8)],
+    ("litert", "W2"): [(2, 1, 1), (1, 2, 1), (2, 1, 8)],
+    ("tensorflow", "W2"): [(2, 1, 8), (2, 1, 4), (2, 1, 1)],
+    ("litert", "W3"): [(2, 1, 8), (1, 2, 1), (1, 2, 32)],
+    ("tensorflow", "W3"): [(2, 1, 8), (2, 1, 32), (2, 1, 4)],
 }
-"""Processes, threads of each, images that the network is given at a time."""
+"""Processes, threads of each, images that the network is given at a time; the most promising first."""
 _IMAGES = 32
 
 
@@ -120,9 +121,9 @@ def measure(
 
 def main() -> None:
     """See above."""
-    models, photo, backend, workload, seconds = sys.argv[1:]
+    models, photo, backend, workload, seconds, ways = sys.argv[1:]
     jpeg = Path(photo).read_bytes()
-    for way in WAYS[backend, workload]:
+    for way in WAYS[backend, workload][: int(ways)]:
         rate = measure(backend, workload, Path(models), jpeg, way, float(seconds))
         line = {"processes": way[0], "threads": way[1], "batch": way[2], "requests": rate}
         sys.stdout.write(json.dumps(line) + "\n")

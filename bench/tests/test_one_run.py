@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from windlass_bench import page, running
 from windlass_bench.models import DONE
@@ -13,10 +13,14 @@ from windlass_bench.results import Results
 from windlass_bench.servers import variants
 from windlass_testing.models import affine_tflite
 
-pytestmark = pytest.mark.unproven
-
 SHORT = running.Amounts(
-    passes=1, warm_up=0.2, window=1, connections={"W1": (2,), "W1b": (2,)}, rates={"W1": (50,)}, limit_window=1
+    passes=1,
+    warm_up=0.2,
+    window=1,
+    connections={"W1": (2,), "W1b": (2,)},
+    rates={"W1": (50,)},
+    limit_window=1,
+    limit_ways=1,
 )
 
 
@@ -39,7 +43,7 @@ def shipped():
 
 
 def test_a_replica_is_measured_and_its_answers_are_checked(tmp_path):
-    document = running.run([shipped()], SHORT, backends=("litert",), models=small_models(tmp_path, 1))
+    document = running.run([shipped()], SHORT, backends=("litert",), models=small_models(tmp_path, 1), work=tmp_path)
     assert document["failures"] == []
     loads = [(each["workload"], each["loop"], each["level"]) for each in document["cells"]]
     assert loads == [("W1", "closed", 2.0), ("W1", "open", 50.0), ("W1b", "closed", 2.0)]
@@ -54,6 +58,15 @@ def test_a_replica_is_measured_and_its_answers_are_checked(tmp_path):
 
 
 def test_a_server_that_answers_wrongly_is_left_out(tmp_path):
-    document = running.run([shipped()], SHORT, backends=("litert",), models=small_models(tmp_path, 7))
+    document = running.run([shipped()], SHORT, backends=("litert",), models=small_models(tmp_path, 7), work=tmp_path)
     assert document["cells"] == []
     assert "the answer differs by 6" in document["failures"][0]["why"]
+
+
+def test_a_server_that_does_not_come_up_is_started_once_more_and_left_out(tmp_path):
+    program = f"open({str(tmp_path / 'starts')!r}, 'a').write('x'); raise SystemExit('no luck today')"
+    broken = replace(shipped(), command=("{python}", "-c", program))
+    document = running.run([broken], SHORT, backends=("litert",), models=small_models(tmp_path, 1), work=tmp_path)
+    assert (tmp_path / "starts").read_text() == "xx"
+    (failure,) = document["failures"]
+    assert "no luck today" in failure["why"]

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from windlass_bench import page
-from windlass_bench.results import Results, best_peers, figure, ratios, worse
+from windlass_bench.promises import promises
+from windlass_bench.results import Ratio, Results, best_peers, figure, ratio, ratios, worse
 
 
 def cell(server: str, requests: int, **fields: Any) -> dict[str, Any]:
@@ -58,12 +59,66 @@ def test_ratios_are_taken_over_peers_floors_and_the_limit():
             cell("floor/one", 3600, backend="none"),
         )
     )  # fmt: skip
-    assert found == {
+    assert {key: each.value for key, each in found.items()} == {
         ("in process", "litert", "W2 at 8"): 0.9,
         ("slow/same", "litert", "W2 at 8"): 3.0,
         ("fast/same", "litert", "W2 at 8"): 1.5,
         ("floor/one", "litert", "W2 at 8"): 0.5,
     }
+
+
+def test_a_ratio_has_the_least_and_the_most_of_its_passes():
+    assert ratio({1: 100.0, 2: 120.0, 3: 110.0}, {1: 50.0, 2: 40.0}) == Ratio(110 / 45, 2.0, 3.0)
+    assert str(ratio({1: 3.0}, {1: 2.0})) == "1.50"
+    assert str(ratio({1: 3.0, 2: 4.0}, {1: 2.0, 2: 2.0})) == "1.75 (1.50 to 2.00)"
+    assert ratio({1: 3.0}, {}) is None
+    assert ratio({1: 3.0}, {1: 0.0}) is None
+
+
+def test_servers_as_documented_are_compared_with_windlass_as_documented():
+    cells = [cell("windlass/shipped", 1000), cell("plain/documented", 500), cell("fast/same", 500)]
+    found = results(*cells)
+    assert ratios(found)["plain/documented", "litert", "W2 at 8"].value == 2.0
+    found = results(*cells, cell("windlass/scaled", 1500))
+    found.document["servers"]["windlass/scaled"] = server("windlass", "documented")
+    assert ratios(found)["plain/documented", "litert", "W2 at 8"].value == 3.0
+    assert ratios(found)["fast/same", "litert", "W2 at 8"].value == 2.0
+
+
+def kept(*cells: dict[str, Any], **fields: Any) -> dict[str, str]:
+    return {each.what: each.kept for each in promises(results(*cells, **fields))}
+
+
+@pytest.mark.parametrize(("ours", "expected"), [(1800, "yes"), (1700, "no")])
+def test_a_share_of_the_limit_is_promised_for_images(ours: int, expected: str):
+    assert kept(cell("windlass/shipped", ours))["W2, 8 connections: of the limit in process"] == expected
+
+
+def test_a_promise_that_some_pass_keeps_is_within_noise():
+    cells = [cell("windlass/shipped", 1000), cell("windlass/shipped", 900, **{"pass": 2})]
+    cells += [cell("fast/same", 980), cell("fast/same", 1000, **{"pass": 2})]
+    assert kept(*cells)["W2, 8 connections: over the best peer, same"] == "within noise"
+
+
+def test_the_tail_may_be_twice_the_median():
+    assert kept(cell("windlass/shipped", 1000, p99=20.0))["W2, 8 connections: p99 over p50"] == "yes"
+    assert kept(cell("windlass/shipped", 1000, p99=20.1))["W2, 8 connections: p99 over p50"] == "no"
+
+
+def test_tiny_requests_are_compared_with_the_best_peer_of_any_table():
+    many = {"workload": "W1", "level": 64.0}
+    found = kept(
+        cell("windlass/shipped", 2400, **many), cell("fast/same", 900, **many), cell("plain/documented", 1000, **many)
+    )
+    assert found == {"W1, 64 connections: over the best peer": "no"}
+
+
+def test_with_one_connection_the_time_of_an_answer_counts():
+    one = {"workload": "W1", "level": 1.0}
+    cells = [cell("windlass/shipped", 1000, p50=0.3, **one), cell("fast/same", 1000, p50=0.2, **one)]
+    assert kept(*cells) == {"W1, 1 connection: p50 over the best peer's": "no"}
+    cells[1]["errors"] = 1
+    assert kept(*cells, cell("slow/same", 900, p50=0.4, **one)) == {"W1, 1 connection: p50 over the best peer's": "yes"}
 
 
 def test_the_limit_is_the_best_way_of_using_the_machine():

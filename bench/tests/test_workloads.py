@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import socketserver
+import threading
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ import pytest
 from windlass_bench.load import summary
 from windlass_bench.servers import variants
 from windlass_bench.workloads import MODEL_OF, difference, message, read_answer
-from windlass_testing.open_loop import Shot
+from windlass_testing.one_machine import wait_until
+from windlass_testing.open_loop import OpenLoop, Shot
 
 TENSOR = np.array([[1.5, 2.5]], dtype=np.float32)
 
@@ -92,3 +95,21 @@ def test_every_server_is_described_completely():
         assert each.table in {"same", "documented", "limit"}, each.key
         if each.kind == "peer":
             assert (each.folder / "requirements.lock").exists(), each.key
+
+
+class AnswersInChunks(socketserver.StreamRequestHandler):
+    def handle(self):
+        for line in self.rfile:
+            if line == b"\r\n":
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                self.wfile.write(b"2\r\n{}\r\n0\r\n\r\n")
+
+
+def test_an_answer_in_chunks_is_taken_for_an_answer(tmp_path):
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), AnswersInChunks) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        with OpenLoop(tmp_path, url, "/", b"", {}, rate=100, connections=2, spread=True) as load:
+            wait_until("five answers are there", lambda: len(load.shots()) >= 5)
+        server.shutdown()
+    assert {shot.status for shot in load.shots()} == {200}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 from . import page, running
 from .places import PAGE, RESULTS, ROOT, WORK
@@ -24,23 +26,33 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="short: Windlass, the limits and the two best peers")
     parser.add_argument("--guard", action="store_true", help="compare with docs/benchmarks.json and leave that alone")
     parser.add_argument("--servers", default="", help="keys, separated by commas, in place of all; --list shows them")
+    parser.add_argument("--passes", type=int, help="in place of three (with --quick: one)")
+    parser.add_argument("--check", action="store_true", help="start each and compare its answers, without any load")
     parser.add_argument("--list", action="store_true", help="show the servers")
     parser.add_argument(
-        "--page", action="store_true", help="write docs/benchmarks.md anew from its JSON, and run nothing"
-    )
+        "--page", nargs="?", const=RESULTS, type=Path, metavar="JSON",
+        help="write docs/benchmarks.md anew from its JSON, or show the page of another's; nothing is run",
+    )  # fmt: skip
     arguments = parser.parse_args()
     everyone = variants()
     if arguments.list:
         sys.stdout.write("".join(f"{each.key:30} {each.title}\n" for each in everyone))
         return
     if arguments.page:
-        page.write(Results(json.loads(RESULTS.read_text())))
+        found = Results(json.loads(arguments.page.read_text()))
+        if arguments.page == RESULTS:
+            page.write(found)
+        else:
+            sys.stdout.write(page.text(found))
         return
     before = Results(json.loads(RESULTS.read_text())) if RESULTS.exists() else None
     chosen = _chosen(everyone, arguments.servers, before if arguments.quick else None, quick=arguments.quick)
+    if arguments.check:
+        sys.exit(1 if running.check(chosen) else 0)
     if arguments.guard and before is None:
         sys.exit(_refuse(f"{RESULTS.relative_to(ROOT)} isn't there: run make bench first"))
-    document = running.run(chosen, running.QUICK if arguments.quick else running.FULL)
+    amounts = running.QUICK if arguments.quick else running.FULL
+    document = running.run(chosen, replace(amounts, passes=arguments.passes or amounts.passes))
     document["commit"] = running.commit()
     now = Results(document)
     if arguments.guard:

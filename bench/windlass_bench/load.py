@@ -6,6 +6,7 @@ results with the one are never compared with results with the other.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -93,9 +94,10 @@ def _own(url: str, message: Message, *, rate: float, connections: int, seconds: 
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryDirectory() as folder:
         load = OpenLoop(
-            Path(folder), url, message.path, message.body, message.headers, rate=rate, connections=connections
-        )
-        with load:
+            Path(folder), url, message.path, message.body, message.headers,
+            rate=rate, connections=connections, spread=True,
+        )  # fmt: skip
+        with contextlib.suppress(subprocess.TimeoutExpired), load:  # what isn't answered in a minute counts as unsent
             wait_until("the load generator has an answer", load.shots)
             begin = time.monotonic()
             time.sleep(seconds)

@@ -2,7 +2,8 @@
 
 Random, but from a seed: `tiny`, y = x @ w + b of `x` FP32 [-1, 32]; `cnn`, a MobileNetV2 of 160 x 160 pixels and 1000
 classes, whose last layer is scaled so that its scores differ as a trained model's do. Each as a SavedModel, a TFLite
-file with the same float32 weights, and as Keras saves it. Only this module imports TensorFlow.
+file with the same float32 weights, and as Keras saves it. Beside them, in `<backend>-scaled/`, the same files with a
+manifest that asks for scaled decoding. Only this module imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from windlass_contract.manifest import DataType, ImageInput, ModelFormat, Signature, TensorSpec
+from windlass_contract.manifest import MANIFEST_NAME, DataType, ImageInput, ModelFormat, Signature, TensorSpec
 from windlass_testing.models import write_manifest
 
 BACKENDS = ("tensorflow", "litert")
@@ -59,9 +60,11 @@ def photo() -> bytes:
     return file.getvalue()
 
 
-def tensor_of(jpeg: bytes) -> NDArray[Any]:
-    """As `POST /predict` and every peer's program makes it."""
+def tensor_of(jpeg: bytes, *, scaled: bool = False) -> NDArray[Any]:
+    """As `POST /predict` and every peer's program makes it. `scaled`: decoded at a fraction of its size."""
     with Image.open(BytesIO(jpeg)) as image:
+        if scaled:
+            image.draft(None, (SIDE, SIDE))
         resized = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     return (np.asarray(resized, dtype=np.float32) * np.float32(1 / 127.5) - np.float32(1))[None]
 
@@ -91,12 +94,25 @@ def main() -> None:
     tiny = tf.keras.Sequential([tf.keras.Input((FEATURES,)), tf.keras.layers.Dense(RESULTS)])
     tiny.layers[-1].set_weights([kernel, np.arange(RESULTS, dtype=np.float32)])
     answers = {"tiny": _save(tf, folder, "tiny", tiny, given["W1"])}
-    answers["cnn"] = _save(tf, folder, "cnn", _network(tf, given["W2"]), given["W3"])
+    images = np.concatenate([given["W3"], tensor_of(jpeg, scaled=True)])
+    answers["cnn"], answers["cnn_scaled"] = np.split(
+        _save(tf, folder, "cnn", _network(tf, given["W2"]), images), [IMAGES]
+    )
     for workload, array in given.items():
         np.save(folder / f"{workload}.npy", array)
     (folder / "photo.jpg").write_bytes(jpeg)
-    np.savez(folder / "answers.npz", tiny=answers["tiny"], cnn=answers["cnn"])
+    np.savez(folder / "answers.npz", tiny=answers["tiny"], cnn=answers["cnn"], cnn_scaled=answers["cnn_scaled"])
+    for backend in BACKENDS:
+        _ask_for_scaled_decoding(folder / backend, folder / f"{backend}-scaled")
     (folder / DONE).write_text(json.dumps({"tensorflow": tf.__version__, "photo bytes": len(jpeg)}))
+
+
+def _ask_for_scaled_decoding(models: Path, target: Path) -> None:
+    shutil.copytree(models, target)
+    path = target / "cnn" / "1" / MANIFEST_NAME
+    manifest = json.loads(path.read_text())
+    manifest["image"]["decoding"] = "scaled"
+    path.write_text(json.dumps(manifest, indent=1))
 
 
 def _network(tf: Any, image: NDArray[Any]) -> Any:

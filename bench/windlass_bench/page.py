@@ -8,7 +8,8 @@ from windlass_testing.plots import bars
 
 from .models import BACKENDS
 from .places import PAGE
-from .results import Figure, Results, best_peers, ratios
+from .promises import promises
+from .results import Figure, Ratio, Results, best_peers, ratios
 from .workloads import TITLES, TOLERANCE
 
 _TABLES = {
@@ -30,7 +31,15 @@ def write(results: Results) -> None:
 def text(results: Results) -> str:
     """The page as Markdown."""
     return "\n".join(
-        [*_head(results), *_ratio_tables(results), *_figures(results), *_starts(results), *_foot(results), ""]
+        [
+            *_head(results),
+            *_promises(results),
+            *_ratio_tables(results),
+            *_figures(results),
+            *_starts(results),
+            *_foot(results),
+            "",
+        ]
     )
 
 
@@ -55,6 +64,19 @@ def _head(results: Results) -> list[str]:
     ]
 
 
+def _promises(results: Results) -> list[str]:
+    lines = ["## What is to hold", ""]
+    lines += [
+        "In brackets: the least and the most of any pass. *Within noise*: some pass keeps it, the median doesn't."
+    ]
+    lines += ["", "| what | backend | aim | found | kept |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {each.what} | {_BACKEND_TITLE[each.backend]} | {each.aim} | {each.found} | {each.kept} |"
+        for each in promises(results)
+    ]
+    return [*lines, ""]
+
+
 def _ratio_tables(results: Results) -> list[str]:
     found = ratios(results)
     places = sorted({place for _, _, place in found}, key=_place)
@@ -71,7 +93,7 @@ def _ratio_tables(results: Results) -> list[str]:
             for table in _TABLES:
                 best = results.best_peer(backend, workload, float(level), table)
                 ratio = found.get((best[0], backend, place)) if best is not None else None
-                cells.append("" if ratio is None or best is None else f"{ratio:.2f} times {_title(results, best[0])}")
+                cells.append("" if ratio is None or best is None else f"{ratio} times {_title(results, best[0])}")
             if any(cells):
                 lines.append(f"| {workload}, {level} connections | {_BACKEND_TITLE[backend]} | {' | '.join(cells)} |")
     return [*lines, ""]
@@ -82,8 +104,12 @@ def _place(place: str) -> tuple[str, float]:
     return workload, float(level)
 
 
-def _share(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.0%}"
+def _share(ratio: Ratio | None) -> str:
+    if ratio is None:
+        return ""
+    return (
+        f"{ratio.value:.0%}" if ratio.low == ratio.high else f"{ratio.value:.0%} ({ratio.low:.0%} to {ratio.high:.0%})"
+    )
 
 
 def _title(results: Results, key: str) -> str:
@@ -203,12 +229,20 @@ def _foot(results: Results) -> list[str]:
         "  between passes.",
         "- A peer without a row can't be asked for that workload, or didn't come up (below).",
     ]
+    if (change := document.get("scaled decoding")) is not None:
+        same = "the same" if change["same class"] else "another"
+        lines.append(
+            f"- Scaled decoding changes the answer to W2's picture: a score by up to "
+            f"{change['largest difference']:.3f} "
+            f"(the best one is {change['largest score']:.3f}), the best class is {same}."
+        )
     best = best_peers(results)
     if best:
         lines.append(f"- The best peers over everything: {', '.join(_title(results, key) for key in best)}.")
     for failure in document["failures"]:
         first = str(failure["why"]).splitlines()[0]
-        lines.append(f"- Left out: {failure['server']}, {failure['backend']}, pass {failure['pass']}: {first}")
+        where = [failure["server"], failure["backend"], failure.get("workload"), f"pass {failure['pass']}"]
+        lines.append(f"- Left out: {', '.join(part for part in where if part)}: {first}")
     return lines
 
 

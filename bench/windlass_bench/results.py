@@ -78,11 +78,24 @@ class Results:
 
     def limit(self, backend: str, workload: str) -> float | None:
         """Requests per second in process, the best way of the median of passes; None: not measured."""
-        ways: dict[tuple[int, ...], list[float]] = {}
+        rates = self.limit_rates(backend, workload)
+        return median(rates.values()) if rates else None
+
+    def limit_rates(self, backend: str, workload: str) -> dict[int, float]:
+        """Of the best way, by pass."""
+        ways: dict[tuple[int, ...], dict[int, float]] = {}
         for each in self.document["limits"]:
             if (each["backend"], each["workload"]) == (backend, workload):
-                ways.setdefault((each["processes"], each["threads"], each["batch"]), []).append(each["requests"])
-        return max((median(rates) for rates in ways.values()), default=None)
+                way = each["processes"], each["threads"], each["batch"]
+                ways.setdefault(way, {})[each["pass"]] = each["requests"]
+        return max(ways.values(), key=lambda rates: median(rates.values()), default={})
+
+    def rates(self, server: str, backend: str, workload: str, level: float) -> dict[int, float]:
+        """Requests per second of the closed loop, by pass. A server without models counts for every backend."""
+        cells = self.select(server=server, workload=workload, level=level, loop="closed")
+        return {
+            each["pass"]: each["requests"] / each["seconds"] for each in cells if each["backend"] in {backend, "none"}
+        }
 
     def best_peer(
         self, backend: str, workload: str, level: float, table: str | None = None
@@ -96,42 +109,70 @@ class Results:
         return max(found, key=lambda each: each[1].rate, default=None)
 
 
+@dataclass(frozen=True)
+class Ratio:
+    """Of the medians, and the least and the most of any pass."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f}" if self.low == self.high else f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def ratio(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Ratio | None:
+    """Of rates by pass. None: there is nothing to compare."""
+    if not ours or not theirs or not median(theirs.values()):
+        return None
+    value = median(ours.values()) / median(theirs.values())
+    each = [ours[number] / theirs[number] for number in ours.keys() & theirs.keys() if theirs[number]]
+    return Ratio(value, min([value, *each]), max([value, *each]))
+
+
+def own(results: Results, table: str) -> str:
+    """Windlass as it is compared with this table's servers: one that is meant for it, else as shipped."""
+    found = [*results.servers("windlass", table=table), *results.servers("windlass", table="same")]
+    return found[0] if found else ""
+
+
 def best_peers(results: Results, count: int = 2) -> list[str]:
-    """Keys of the peers that are best over everything that was measured: by the sum of the logarithms of their rates,
+    """Keys of the peers that are best over everything that was measured: by the mean of the logarithms of their rates,
     relative to Windlass'; what a peer wasn't asked is no loss to it."""
-    scores = {}
+    ours, scores = own(results, "same"), {}
     for key in results.servers("peer"):
-        logarithms = [
-            math.log(ratio) for (server, _, _), ratio in ratios(results).items() if server == key and ratio > 0
-        ]
+        found = [ratio(results.rates(key, *place), results.rates(ours, *place)) for place in _places(results)]
+        logarithms = [math.log(each.value) for each in found if each is not None and each.value > 0]
         if logarithms:
-            scores[key] = -sum(logarithms) / len(logarithms)
+            scores[key] = sum(logarithms) / len(logarithms)
     return sorted(scores, key=lambda key: -scores[key])[:count]
 
 
-def ratios(results: Results) -> dict[tuple[str, str, str], float]:
+def _places(results: Results) -> list[tuple[str, str, float]]:
+    """Backend, workload and level of everything that Windlass was asked."""
+    ours = {*results.servers("windlass")}
+    found = {
+        (each["backend"], each["workload"], each["level"])
+        for each in results.document["cells"]
+        if each["server"] in ours and each["loop"] == "closed"
+    }
+    return sorted(found)
+
+
+def ratios(results: Results) -> dict[tuple[str, str, str], Ratio]:
     """Windlass' rate over another's: a peer's, a limit's server's, and over what is possible in process (`in process`),
     by (other, backend, `workload at level`)."""
-    found: dict[tuple[str, str, str], float] = {}
-    ours = results.servers("windlass", table="same")
-    for own in ours:
-        for backend in sorted({each["backend"] for each in results.document["cells"] if each["server"] == own}):
-            for workload in sorted({each["workload"] for each in results.document["cells"]}):
-                limit = results.limit(backend, workload)
-                for level in results.levels(workload):
-                    figure_of_us = results.figure(own, backend, workload, level)
-                    if figure_of_us is None:
-                        continue
-                    place = f"{workload} at {level:g}"
-                    if limit:
-                        found["in process", backend, place] = figure_of_us.rate / limit
-                    for other in results.servers("peer", "limit"):
-                        theirs = results.figure(other, backend, workload, level) or results.figure(
-                            other, "none", workload, level
-                        )
-                        if theirs is not None and theirs.rate:
-                            found[other, backend, place] = figure_of_us.rate / theirs.rate
-    return found
+    found: dict[tuple[str, str, str], Ratio | None] = {}
+    for backend, workload, level in _places(results):
+        place = f"{workload} at {level:g}"
+        ours = results.rates(own(results, "same"), backend, workload, level)
+        found["in process", backend, place] = ratio(ours, results.limit_rates(backend, workload))
+        for other in results.servers("peer", "limit"):
+            key = own(results, results.document["servers"][other]["table"])
+            found[other, backend, place] = ratio(
+                results.rates(key, backend, workload, level), results.rates(other, backend, workload, level)
+            )
+    return {key: each for key, each in found.items() if each is not None}
 
 
 @dataclass(frozen=True)
@@ -171,12 +212,12 @@ def worse(before: Results, now: Results) -> list[Worse]:
     if not common:
         raise ValueError("the two runs have no ratio in common: run it with the same servers and workloads")
     found = []
-    own = now.servers("windlass", table="same")
     for place in sorted(common):
         other, backend, what = place
         workload, _, level = what.partition(" at ")
-        keys = [*own, other]
+        keys = [*now.servers("windlass"), other]
         allowed = max(noise(each, keys, backend, workload, float(level)) for each in (before, now))
-        if later[place] < earlier[place] * (1 - allowed):
-            found.append(Worse(f"{what}, {backend}, over {other}", earlier[place], later[place], allowed))
+        earlier_value, value = earlier[place].value, later[place].value
+        if value < earlier_value * (1 - allowed):
+            found.append(Worse(f"{what}, {backend}, over {other}", earlier_value, value, allowed))
     return found

@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,6 +66,8 @@ class Variant:
     checked: bool
     """Whether its answers are the model's."""
     quick: bool
+    scaled: bool
+    """Whether it decodes images at a fraction of their size, which makes its answers others."""
 
     @property
     def key(self) -> str:
@@ -93,6 +96,7 @@ def read_variants(file: Path) -> list[Variant]:
     found = []
     for name, given in document["variants"].items():
         routes = document.get("routes", {}) | given.get("routes", {})
+        asked = given.get("workloads", list(routes))
         found.append(
             Variant(
                 server=file.parent.name,
@@ -104,10 +108,11 @@ def read_variants(file: Path) -> list[Variant]:
                 command=tuple(given["command"]),
                 environment=given.get("environment", {}),
                 backends=tuple(given.get("backends", BACKENDS)),
-                routes={workload: Route(**route) for workload, route in routes.items()},
+                routes={workload: Route(**route) for workload, route in routes.items() if workload in asked},
                 packages=tuple(document.get("packages", ())),
                 checked=given.get("checked", True),
                 quick=given.get("quick", False),
+                scaled=given.get("scaled", False),
             )
         )
     return found
@@ -146,6 +151,10 @@ def versions(variant: Variant) -> dict[str, str]:
     return found
 
 
+class NotUpError(RuntimeError):
+    """A server that didn't come up; the message has the end of its log."""
+
+
 class Running:
     """A server that answers."""
 
@@ -173,12 +182,13 @@ def started(
     variant: Variant, backend: str, log: Path, messages: Sequence[Message], models: Path = MODELS
 ) -> Iterator[Running]:
     """Runs a server until the block ends; it has answered each of `messages` with 200 when the block begins. Raises
-    `RuntimeError` when it doesn't come up."""
+    `NotUpError`."""
     port = free_port()
     names = {
         "python": str(variant.python), "port": str(port), "port1": str(free_port()), "port2": str(free_port()),
         "backend": backend, "models": str(models / backend),
         "state": str(log.with_suffix(".state")), "bin": str(variant.python.parent),
+        "libraries": str(sysconfig.get_config_var("LIBDIR")),
     }  # fmt: skip
     environment = {
         # A clean one: what this run's own environment says is not to tell servers how to work.
@@ -186,7 +196,8 @@ def started(
         "HOME": os.environ.get("HOME", "/tmp"),  # noqa: S108 - only where there is none
         "LANG": "C.UTF-8", "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "",
         "BENCH_PORT": str(port), "BENCH_BACKEND": backend, "BENCH_MODELS": str(models / backend),
-        "BENCH_KERAS": str(models / "keras"), "PYTHONPATH": f"{BENCH / 'peers' / 'shared'}:{variant.folder}",
+        "BENCH_TABLE": variant.table, "BENCH_KERAS": str(models / "keras"),
+        "PYTHONPATH": f"{BENCH / 'peers' / 'shared'}:{variant.folder}",
         **{key: value.format(**names) for key, value in variant.environment.items()},
     }  # fmt: skip
     if variant.kind != "peer":
@@ -194,32 +205,45 @@ def started(
     command = [part.format(**names) for part in variant.command]
     log.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(names["state"], ignore_errors=True)
-    begun = time.monotonic()
-    with log.open("wb") as file:
+    url = f"http://127.0.0.1:{port}"
+    with new_connections() as client, log.open("wb") as file:
+        begun = time.monotonic()
         process = subprocess.Popen(
             command, cwd=variant.folder, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
             start_new_session=True,
         )  # fmt: skip
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _wait(variant, url, process, log, messages)
-        yield Running(url, process, time.monotonic() - begun)
-    finally:
-        _stop(process)
+        try:
+            _wait(client, variant, url, process, log, messages)
+            yield Running(url, process, time.monotonic() - begun)
+        finally:
+            _stop(process)
 
 
-def _wait(variant: Variant, url: str, process: subprocess.Popen[bytes], log: Path, messages: Sequence[Message]) -> None:
+def new_connections() -> httpx.Client:
+    """Asks each time over another one. Made before a server starts: making one reads all the system's certificates,
+    which takes a processor for as long as a small server takes to start."""
+    return httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), trust_env=False)
+
+
+def _wait(
+    client: httpx.Client,
+    variant: Variant,
+    url: str,
+    process: subprocess.Popen[bytes],
+    log: Path,
+    messages: Sequence[Message],
+) -> None:
     deadline = time.monotonic() + START_SECONDS
     left, said = list(messages), "nothing"
     while left:
         if process.poll() is not None or time.monotonic() > deadline:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
-            raise RuntimeError(
+            raise NotUpError(
                 f"{variant.key} doesn't come up: {left[0].path} answered {said}; the end of {log}:\n{tail}"
             )
         sent = left[0]
         try:
-            answer = httpx.post(url + sent.path, content=sent.body, headers=sent.headers, timeout=START_SECONDS)
+            answer = client.post(url + sent.path, content=sent.body, headers=sent.headers, timeout=START_SECONDS)
         except httpx.HTTPError as error:
             said = repr(error)  # it doesn't listen yet
         else:

@@ -290,6 +290,43 @@ def test_resampling_is_the_manifests(kit, resampling):
     assert np.array_equal(tensor[0, :, :, 0], expected)
 
 
+def noisy(size):
+    """As fine as a photo, and as coarse."""
+    coarse = Image.effect_noise((size[0] // 20, size[1] // 20), 90).resize(size, Image.Resampling.BICUBIC)
+    return Image.blend(coarse, Image.effect_noise(size, 20), 0.2)
+
+
+@pytest.mark.parametrize("size", [(40, 30), (500, 375), (33, 31)])
+def test_scaled_decoding_of_a_jpeg_gives_other_pixels_and_nearly_the_same(kit, size):
+    data = encoded(noisy(size), "JPEG", quality=95)
+
+    full, scaled = (tensor_of(data, kit, scale=1.0, decoding=decoding) for decoding in ("full", "scaled"))
+
+    assert scaled.shape == full.shape
+    assert not np.array_equal(scaled, full)
+    assert np.abs(scaled - full).mean() < 3
+
+
+@pytest.mark.parametrize(("kind", "size"), [("PNG", (500, 375)), ("WEBP", (500, 375)), ("JPEG", (15, 500))])
+def test_what_has_no_smaller_decoding_is_decoded_in_full(kit, kind, size):
+    data = encoded(noisy((500, 375)).resize(size), kind)
+
+    full, scaled = (tensor_of(data, kit, scale=1.0, decoding=decoding) for decoding in ("full", "scaled"))
+
+    assert np.array_equal(scaled, full)
+
+
+def test_scaled_decoding_never_makes_an_image_larger_again(kit, monkeypatch):
+    resized = []
+    plain = Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize", lambda self, *a: resized.append(self.size) or plain(self, *a))
+
+    for size in ((17, 16), (40, 24), (64, 999)):
+        tensor_of(encoded(Image.new("L", size), "JPEG"), kit, decoding="scaled")
+
+    assert resized == [(9, 8), (20, 12), (8, 125)]
+
+
 def test_a_model_that_decodes_images_gets_the_file(kit):
     data = encoded(picture())
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from windlass_server.hosting import frames
 from windlass_server.hosting.channel import ChannelClosedError, RequestTooLargeError, WorkerChannel
 from windlass_server.hosting.frames import FrameError
+from windlass_server.hosting.worker import Worker
 from windlass_server.tensors import NUMPY_TYPE, Tensor
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -212,3 +213,73 @@ def test_closing_the_channel_fails_what_is_unanswered_and_tells_the_worker(run: 
         assert reasons == []
 
     talk(run, Peer(lambda *_: [b""]), work)
+
+
+class CountedSocket:
+    """A socket whose `sendmsg` calls are counted."""
+
+    def __init__(self, inner: socket.socket) -> None:
+        self._inner = inner
+        self.sent = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def sendmsg(self, *arguments: Any) -> int:
+        self.sent += 1
+        return self._inner.sendmsg(*arguments)
+
+
+def test_what_is_sent_in_one_turn_of_the_loop_goes_in_one_call(run: Run) -> None:
+    async def work(channel: WorkerChannel, _reasons: list[str]) -> int:
+        counted = CountedSocket(channel._socket)
+        channel._socket = counted  # type: ignore[assignment]
+        answers = await asyncio.gather(*(channel.send({"op": "x"}, {"t": np.full(4, n)}) for n in range(20)))
+        assert [received["t"][0] for _, received in answers] == list(range(20))
+        return counted.sent
+
+    assert talk(run, Peer(echo), work) == 1
+
+
+def test_more_pieces_than_one_call_takes_are_sent_in_order(run: Run) -> None:
+    async def work(channel: WorkerChannel, _reasons: list[str]) -> None:
+        count = frames.MAX_BUFFERS
+        answers = await asyncio.gather(*(channel.send({"op": "x"}, {"t": np.full(5, n)}) for n in range(count)))
+        assert [received["t"][0] for _, received in answers] == list(range(count))
+
+    talk(run, Peer(echo), work)
+
+
+def test_a_channel_that_is_closed_before_its_turn_sends_nothing(run: Run) -> None:
+    async def work(channel: WorkerChannel, _reasons: list[str]) -> None:
+        future = channel.send({"op": "x"})
+        channel.close()
+        with pytest.raises(ChannelClosedError, match="closed"):
+            await future
+
+    talk(run, Peer(echo), work)
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1000, 64 * 1024, 200_000])
+def test_a_worker_takes_requests_apart_however_they_arrive(piece: int) -> None:
+    sizes = [0, 1, 16, 10_000, 40_000, 3, 5]
+    sent = b"".join(joined(frames.encode({"n": n}, {"t": np.full(size, n)})) for n, size in enumerate(sizes))
+    main, other = socket.socketpair()
+
+    def send() -> None:
+        with main:
+            for start in range(0, len(sent), piece):
+                main.sendall(sent[start : start + piece])
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    argument = {"path": "/", "threads": 1, "maxRequestBytes": LIMIT, "maxAnswerBytes": LIMIT, "confinement": {}}
+    with other:
+        worker = Worker(other, "litert", argument)
+        for number, size in enumerate(sizes):
+            head, received = worker._receive()
+            assert head == {"n": number}
+            np.testing.assert_array_equal(received["t"], np.full(size, number))
+        with pytest.raises(EOFError):
+            worker._receive()
+    thread.join()

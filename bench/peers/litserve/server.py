@@ -1,9 +1,8 @@
 """A LitServe server with two models, as its README has one.
 
-`BENCH_TUNED=1` has batches and a worker per core.
+`BENCH_WORKERS` says how many workers each model has, and turns batches and the fast queue on. What `decode_request` and
+`encode_response` are annotated with becomes the endpoint's own types, so a request that is to come as it is has none.
 """
-
-from __future__ import annotations
 
 import os
 from typing import Any
@@ -12,7 +11,7 @@ import litserve as ls
 import numpy as np
 from bench_model import BenchModel, best, image_tensor
 
-TUNED = os.environ.get("BENCH_TUNED") == "1"
+WORKERS = int(os.environ.get("BENCH_WORKERS", "0"))
 
 
 class Tiny(ls.LitAPI):
@@ -22,7 +21,7 @@ class Tiny(ls.LitAPI):
         """In each worker."""
         self.model = BenchModel("tiny")
 
-    def decode_request(self, request: dict[str, Any]) -> Any:
+    def decode_request(self, request) -> Any:  # noqa: ANN001 - see above
         """JSON; a request is one row."""
         return np.array(request["instances"][0], dtype=np.float32)
 
@@ -30,7 +29,7 @@ class Tiny(ls.LitAPI):
         """A row, or a batch of them."""
         return self.model(x) if x.ndim > 1 else self.model(x[None])[0]
 
-    def encode_response(self, output: Any) -> dict[str, Any]:
+    def encode_response(self, output: Any):  # noqa: ANN201 - see above
         """JSON."""
         return {"predictions": [output.tolist()]}
 
@@ -42,7 +41,7 @@ class Cnn(Tiny):
         """In each worker."""
         self.model = BenchModel("cnn")
 
-    def decode_request(self, request: Any) -> Any:
+    def decode_request(self, request) -> Any:  # noqa: ANN001 - see above
         """The form's file."""
         return image_tensor(request["image"].file.read())[0]
 
@@ -50,13 +49,17 @@ class Cnn(Tiny):
         """An image, or a batch of them."""
         return self.model(x) if x.ndim > 3 else self.model(x[None])[0]
 
-    def encode_response(self, output: Any) -> dict[str, Any]:
+    def encode_response(self, output: Any):  # noqa: ANN201 - see above
         """JSON."""
         return {"predictions": best(output)}
 
 
 if __name__ == "__main__":
-    batches = [{"max_batch_size": size, "batch_timeout": 0.0} if TUNED else {} for size in (32, 8)]
+    batches = [{"max_batch_size": size, "batch_timeout": 0.0} if WORKERS else {} for size in (32, 8)]
     apis = [Tiny(api_path="/tiny", **batches[0]), Cnn(api_path="/cnn", **batches[1])]
-    server = ls.LitServer(apis, accelerator="cpu", workers_per_device=2 if TUNED else 1, fast_queue=TUNED)
-    server.run(port=int(os.environ["BENCH_PORT"]), host="127.0.0.1", generate_client_file=False, log_level="warning")
+    tuned = {"workers_per_device": WORKERS, "fast_queue": True} if WORKERS else {}
+    server = ls.LitServer(apis, accelerator="cpu", **tuned)
+    server.run(
+        port=int(os.environ["BENCH_PORT"]), host="127.0.0.1", generate_client_file=False, log_level="warning",
+        num_api_servers=2 if WORKERS else None,
+    )  # fmt: skip

@@ -1,7 +1,8 @@
 """What every peer's program does alike: opens a model, decodes an image, picks the best classes.
 
-`BENCH_BACKEND` (tensorflow, litert) and `BENCH_MODELS` say which model. One thread within an operation: requests run
-beside each other in as many processes as each peer is given.
+`BENCH_BACKEND` (tensorflow, litert) and `BENCH_MODELS` say which model. In table *same* (`BENCH_TABLE`) an operation
+has one thread: requests run beside each other in as many processes as each peer is given. In table *documented* the
+framework's own defaults hold, as in everybody's example.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ SIDE = 160
 TOP = 5
 BACKEND = os.environ["BENCH_BACKEND"]
 MODELS = Path(os.environ["BENCH_MODELS"])
+CALLERS = int(os.environ.get("BENCH_CALLERS", "1"))
+"""Threads of one process that run a model at a time: TensorFlow runs no more functions at once than it has threads
+between operations."""
 _OUTPUT = {"tiny": "y", "cnn": "scores"}
 
 
@@ -53,9 +57,9 @@ def _litert(folder: Path, output: str) -> Callable[[Any], Any]:
 def _tensorflow(folder: Path, output: str) -> Callable[[Any], Any]:
     import tensorflow as tf
 
-    if not tf.config.threading.get_intra_op_parallelism_threads():
+    if os.environ["BENCH_TABLE"] == "same" and not tf.config.threading.get_intra_op_parallelism_threads():
         tf.config.threading.set_intra_op_parallelism_threads(1)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(CALLERS)
     model = tf.saved_model.load(str(folder))
     function = model.signatures["serving_default"]
 

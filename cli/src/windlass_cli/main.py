@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .commands import deciding, packing, pushing, rollouts
+from .commands import deciding, packing, profiling, pushing, rollouts
 from .errors import UserError
 from .terminal import err, out
 
@@ -55,7 +55,7 @@ def _common(
 
 
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Models": (packing.pack, packing.adopt, packing.verify, pushing.push),
+    "Models": (packing.pack, packing.adopt, packing.verify, profiling.profile, pushing.push),
     "Rollouts": (rollouts.get, rollouts.describe, rollouts.watch),
     "Decisions": (deciding.approve, deciding.pause, deciding.resume, deciding.undo, deciding.clear),
 }

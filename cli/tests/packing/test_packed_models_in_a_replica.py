@@ -57,8 +57,9 @@ def packed(keras_models: Path, pack: Pack) -> dict[str, Path]:
         "fp16": "float16",
         "bytes": "string",
     }
+    image = ["--image", "8x8x1", "--scale", "1/255", "--decoding", "scaled"]
     return {
-        "keras": pack(keras_models / "named.keras", "keras", "--image", "8x8x1", "--scale", "1/255"),
+        "keras": pack(keras_models / "named.keras", "keras", *image),
         "h5": pack(keras_models / "automatic.h5", "h5"),
         "several": pack(keras_models / "several.keras", "several", "--warmup", "1,4"),
         "odd_names": pack(keras_models / "odd_names.keras", "odd_names"),

@@ -59,6 +59,8 @@ def test_a_source_that_is_no_model_is_refused(name: str, says: str, tmp_path: Pa
         (["--model", "m", "--version", "1", "--image", "large"], "WIDTHxHEIGHTxCHANNELS"),
         (["--model", "m", "--version", "1", "--scale", "1/255"], "go with --image"),
         (["--model", "m", "--version", "1", "--image", "8x8", "--scale", "tiny"], "1/255"),
+        (["--model", "m", "--version", "1", "--decoding", "scaled"], "go with --image"),
+        (["--model", "m", "--version", "1", "--image", "8x8", "--decoding", "half"], "'scaled'"),
         (["--model", "m", "--version", "1", "--classes", "nothing"], "separated by commas"),
         (["--model", "m", "--version", "1", "--input-spec", "image"], "NAME=TYPE[SHAPE]"),
         (["--model", "m", "--version", "1", "--min-score", "95%"], "goes with --samples"),

@@ -124,6 +124,10 @@ class ImageInput(Document):
     height: Annotated[int, Field(ge=1, le=8192)]
     channels: Literal[1, 3, 4] = 3
     resampling: Literal["nearest", "bilinear", "bicubic", "lanczos", "box"] = "bilinear"
+    decoding: Literal["full", "scaled"] = "full"
+    """`scaled`: a JPEG is decoded at an eighth, a quarter or half of its size, the smallest that isn't smaller than the
+    input, and resized from there. Faster, and the pixels are others than the training saw: try what it does to answers.
+    """
     scale: float = 1.0
     offset: float = 0.0
     invert: bool = False

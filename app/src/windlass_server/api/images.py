@@ -194,6 +194,8 @@ def _pixels(data: bytes, header: ImageHeader, how: ImageInput) -> Tensor:
         with Image.open(BytesIO(data), formats=[header.format]) as image:
             if image.size != (header.width, header.height):
                 raise _not_an_image("its headers contradict each other")
+            if how.decoding == "scaled":
+                image.draft(None, (how.width, how.height))  # of a JPEG; does nothing to others
             image.load()
             plain: Image.Image = image
             if image.mode.startswith("I"):  # 16 bits a pixel

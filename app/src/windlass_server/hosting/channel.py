@@ -5,7 +5,8 @@ same again on the way back. There is none in this process besides: `sendmsg` tak
 arrays are views of the buffer that the kernel filled. (TensorFlow then makes its own copy of an input.)
 
 It reads and writes the socket itself in the event loop's callbacks. asyncio's transports would copy once more, and a
-request would take two more turns of the loop.
+request would take two more turns of the loop. What is sent in one turn goes in one call of the system, which wakes the
+worker once.
 """
 
 from __future__ import annotations
@@ -104,8 +105,8 @@ class WorkerChannel:
             raise RequestTooLargeError(f"the request has {size} bytes; at most {self._max_request_bytes} are taken")
         self._waiting[self._next_id] = future
         self._outgoing.append(pieces)
-        if len(self._outgoing) == 1 and not self._flush():
-            self._loop.add_writer(self._socket, self._on_writable)
+        if len(self._outgoing) == 1:
+            self._loop.call_soon(self._begin_to_send)
         return future
 
     def close(self) -> None:
@@ -130,6 +131,10 @@ class WorkerChannel:
             self._end(reason)
             self._on_close(reason)
 
+    def _begin_to_send(self) -> None:
+        if self._closed is None and not self._flush():
+            self._loop.add_writer(self._socket, self._on_writable)
+
     def _on_writable(self) -> None:
         if self._flush():
             self._loop.remove_writer(self._socket)
@@ -138,13 +143,12 @@ class WorkerChannel:
         """Writes what the socket takes. Returns whether nothing is left."""
         try:
             while self._outgoing:
-                pieces = self._outgoing[0]
+                pieces = [piece for frame in self._outgoing for piece in frame]
                 sent = self._socket.sendmsg(pieces[:MAX_BUFFERS], [], socket.MSG_NOSIGNAL)
                 rest = advance(pieces, sent)
+                self._outgoing.clear()
                 if rest:
-                    self._outgoing[0] = rest
-                else:
-                    self._outgoing.popleft()
+                    self._outgoing.append(rest)
         except BlockingIOError:
             return False
         except OSError:

@@ -17,6 +17,7 @@ from windlass_server.hosting.confinement import lacking
 from windlass_server.hosting.cpus import available_cpus, loading_cpus
 from windlass_server.hosting.launcher import Launcher, LauncherError, WorkerExit, WorkerProcess
 from windlass_server.hosting.memory import Room, own_bytes
+from windlass_server.hosting.send_ahead import SendAhead
 from windlass_server.tensors import Tensor, unpacked
 
 _EXIT_SECONDS = 10
@@ -108,8 +109,8 @@ class HostedWorker:
             max_answer_bytes=settings.max_answer_bytes,
             on_close=self._on_channel_close,
         )
-        # One more than it runs at a time, so that it needn't wait for us between two.
-        self._slots = asyncio.Semaphore(settings.threads + 1)
+        self._ahead = SendAhead(settings.threads)
+        self._slots = asyncio.Semaphore(self._ahead.places)
         self._running: dict[asyncio.Future[Answer], float] = {}
         process.exited.add_done_callback(lambda _: self.down.set())
 
@@ -264,9 +265,10 @@ class HostedWorker:
 
     def _on_answer(self, future: asyncio.Future[Answer]) -> None:
         del self._running[future]
-        self._slots.release()
-        if not future.cancelled():
-            future.exception()  # whoever asked may be gone
+        # Whoever asked may be gone.
+        answer = None if future.cancelled() or future.exception() is not None else future.result()
+        for _ in range(self._ahead.answered(None if answer is None else answer[0].get("seconds"))):
+            self._slots.release()
 
 
 def _require_all(confinement: dict[str, str]) -> None:

@@ -24,6 +24,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 _M_MMAP_THRESHOLD = -3
 """Of glibc's malloc.h."""
 _LARGE_BYTES = 1024 * 1024
+_M_TRIM_THRESHOLD = -1
+_KEPT_BYTES = 8 * 1024 * 1024
 
 
 def _prctl(option: int, value: int | bytes) -> None:
@@ -56,10 +58,14 @@ def lower_priority(niceness: int) -> None:
 
 def give_memory_back() -> None:
     """What is as large as a client's body is given back to the system as soon as it is freed. The C library would learn
-    from the first large ones to keep them, and fall to pieces over those that grow side by side."""
+    from the first large ones to keep them, and fall to pieces over those that grow side by side.
+
+    Some of what is smaller is kept: given back after each image and taken anew for the next, it comes as pages of zeros
+    one by one, 235 for an image of 500 x 375 pixels."""
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; others have no such habit
     if set_option is not None:
         set_option(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+        set_option(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def trim_memory() -> None:

@@ -54,12 +54,12 @@ def image_size(text: str) -> tuple[int, int, int]:
 
 
 def image_options(
-    size: str | None, name: str | None, scale: str, offset: str, resampling: str, invert: bool
+    size: str | None, name: str | None, scale: str, offset: str, resampling: str, decoding: str, invert: bool
 ) -> dict[str, Any] | None:
     """Fields of the manifest's `image`, without `input` when no name is given."""
     if size is None:
-        if name or invert or scale != "1" or offset != "0":
-            raise typer.BadParameter("--image-input, --scale, --offset and --invert go with --image")
+        if name or invert or scale != "1" or offset != "0" or decoding != "full":
+            raise typer.BadParameter("--image-input, --scale, --offset, --decoding and --invert go with --image")
         return None
     width, height, channels = image_size(size)
     options: dict[str, Any] = {"width": width, "height": height, "channels": channels, "resampling": resampling}
@@ -67,6 +67,8 @@ def image_options(
         options["scale"] = factor
     if (addend := fraction(offset)) != 0:
         options["offset"] = addend
+    if decoding != "full":
+        options["decoding"] = decoding
     if invert:
         options["invert"] = True
     try:
@@ -126,6 +128,14 @@ def batch_sizes(text: str) -> list[int]:
     if not sizes or len(sizes) > 16 or any(not 1 <= size <= 4096 for size in sizes):
         raise typer.BadParameter(f"{text!r}: up to 16 numbers from 1 to 4096 are expected, as in 1,8,32")
     return sizes
+
+
+def thread_counts(text: str) -> list[int]:
+    """Whole numbers separated by commas, each once, in order."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= 256 for part in parts):
+        raise typer.BadParameter(f"{text!r}: numbers from 1 to 256 are expected, as in 1,2,4")
+    return sorted({int(part) for part in parts})
 
 
 def percentage(text: str | None) -> str | None:

@@ -22,6 +22,8 @@ from .packing_options import (
     DOCUMENT,
     KERAS,
     Classes,
+    Decode,
+    Decoding,
     Image,
     ImageName,
     Invert,
@@ -54,6 +56,7 @@ def pack(
     scale: Scale = "1",
     offset: Offset = "0",
     resampling: Resample = Resampling.BILINEAR,
+    decoding: Decode = Decoding.FULL,
     invert: Invert = False,
     class_names: Classes = None,
     preprocess: Annotated[
@@ -126,7 +129,7 @@ def pack(
     if parity_inputs is not None and not parity:
         raise typer.BadParameter("--parity-inputs goes without --no-parity")
     description = Description(
-        image=options.image_options(image, image_input, scale, offset, resampling.value, invert),
+        image=options.image_options(image, image_input, scale, offset, resampling.value, decoding.value, invert),
         classes=options.classes(class_names),
         warmup_batch_sizes=options.batch_sizes(warmup),
         parity=parity,
@@ -181,6 +184,7 @@ def adopt(
     scale: Scale = "1",
     offset: Offset = "0",
     resampling: Resample = Resampling.BILINEAR,
+    decoding: Decode = Decoding.FULL,
     invert: Invert = False,
     class_names: Classes = None,
     warmup: WarmUp = "1",
@@ -204,7 +208,7 @@ def adopt(
     goes on serving them. Versions that have a manifest already are left alone.
     """
     description = Description(
-        image=options.image_options(image, image_input, scale, offset, resampling.value, invert),
+        image=options.image_options(image, image_input, scale, offset, resampling.value, decoding.value, invert),
         classes=options.classes(class_names),
         warmup_batch_sizes=options.batch_sizes(warmup),
         parity=parity,

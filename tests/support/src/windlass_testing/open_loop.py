@@ -64,9 +64,20 @@ class OpenLoop:
     """`with OpenLoop(folder, url, path, body, headers, rate=50) as load: …`; `load.shots()` at any time."""
 
     def __init__(
-        self, folder: Path, url: str, path: str, body: bytes, headers: dict[str, str], *, rate: float, connections: int
+        self,
+        folder: Path,
+        url: str,
+        path: str,
+        body: bytes,
+        headers: dict[str, str],
+        *,
+        rate: float,
+        connections: int,
+        spread: bool = False,
     ) -> None:
-        """`rate`: requests per second; 0: as fast as `connections` get answers."""
+        """`rate`: requests per second; 0: as fast as `connections` get answers. `spread`: the connection that has been
+        free for longest takes the next request, so that all are used (and the processes behind them); else the one that
+        has just become free."""
         self._records = folder / f"shots-{os.getpid()}-{time.monotonic_ns()}"
         self._order = {
             "url": url,
@@ -75,6 +86,7 @@ class OpenLoop:
             "headers": headers,
             "rate": rate,
             "connections": connections,
+            "spread": spread,
             "records": str(self._records),
         }
         self._shots: list[Shot] = []
@@ -92,7 +104,12 @@ class OpenLoop:
     ) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(60)  # the end of its input ends it, once what was sent is answered
+        try:
+            self._process.wait(60)  # the end of its input ends it, once what was sent is answered
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise
         assert self._process.returncode == 0, "the load generator failed; its output says why"
 
     def pause(self) -> None:
@@ -150,7 +167,7 @@ class _Connection(asyncio.Protocol):
             return
         first, *lines = head.decode("latin-1").split("\r\n")
         fields = dict(line.lower().split(": ", 1) for line in lines)
-        if len(rest) < int(fields["content-length"]):
+        if not _complete(fields, rest):
             return
         version, epoch = int(fields.get("x-model-version", 0)), int(fields.get("x-plan-epoch", -1))
         self._done(int(first.split(" ")[1]), version, epoch)
@@ -170,6 +187,13 @@ class _Connection(asyncio.Protocol):
         self._generator.note((self._due, self._sent, time.monotonic(), status, version, epoch))
 
 
+def _complete(fields: dict[str, str], body: bytes) -> bool:
+    """Whether an answer's body is all there. Trailers aren't expected behind chunks."""
+    if fields.get("transfer-encoding") == "chunked":
+        return body.endswith(b"0\r\n\r\n")
+    return len(body) >= int(fields["content-length"])
+
+
 class _Generator:
     def __init__(self, order: dict[str, object]) -> None:
         target = urlsplit(str(order["url"]))
@@ -181,7 +205,8 @@ class _Generator:
         self._rate = float(str(order["rate"]))
         self._connections = int(str(order["connections"]))
         self._file = Path(str(order["records"])).open("ab")  # noqa: SIM115 - open as long as the process runs
-        self._free: list[_Connection] = []
+        self._spread = bool(order["spread"])
+        self._free: deque[_Connection] = deque()
         self._open: set[_Connection] = set()
         self._due: deque[float] = deque()
         self._ending = self._paused = False
@@ -197,9 +222,7 @@ class _Generator:
             wait = _FLUSH_SECONDS
             if self._sending:
                 now = time.monotonic()
-                while self._rate and self._next <= now:
-                    self._due.append(self._next)
-                    self._number += 1
+                self._take_due(now)
                 self._send(now)
                 if self._rate:
                     wait = min(max(self._next - time.monotonic(), 0), _FLUSH_SECONDS)
@@ -240,13 +263,23 @@ class _Generator:
         self._open.add(connection)
         self.free(connection)
 
+    def _take_due(self, now: float) -> None:
+        while self._rate and self._next <= now:
+            self._due.append(self._next)
+            self._number += 1
+
     def _send(self, now: float) -> None:
         while self._free and (self._due or not self._rate):
-            self._free.pop().send(self._due.popleft() if self._rate else now)
+            connection = self._free.popleft() if self._spread else self._free.pop()
+            connection.send(self._due.popleft() if self._rate else now)
 
     def _hear(self) -> None:
         words = os.read(0, 4096).decode().split()
         if not words:
+            if self._sending and self._start:
+                now = time.monotonic()
+                self._take_due(now)  # it may have slept for longer than it wanted
+                self._send(now)
             self._ending = True
             asyncio.get_running_loop().remove_reader(sys.stdin)
         for word in words:

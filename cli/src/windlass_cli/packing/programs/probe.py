@@ -55,10 +55,10 @@ def work(request: dict[str, Any], teller: Teller) -> dict[str, Any]:
     teller.step("importing " + ("LiteRT" if tflite else "TensorFlow"))
     importlib.import_module("ai_edge_litert.interpreter" if tflite else "tensorflow")
     # As in a replica: what the framework's import takes is shared by all versions, and isn't this one's memory.
-    _go_on_in_child()
+    go_on_in_child()
     teller.step("loading the model as a replica will")
     folder = Path(request["folder"])
-    loaded = _tflite(folder / TFLITE_FILE) if tflite else _saved_model(folder)
+    loaded = load_tflite(folder / TFLITE_FILE) if tflite else load_saved_model(folder)
     if not loaded.signatures:
         raise UserError(
             "the model has no signature to call; save it with one: model.export('folder'), or "
@@ -86,7 +86,7 @@ def work(request: dict[str, Any], teller: Teller) -> dict[str, Any]:
     return result
 
 
-def _go_on_in_child() -> None:
+def go_on_in_child() -> None:
     """Forks; the parent only waits, and ends as the child did."""
     gc.collect()
     gc.freeze()
@@ -110,11 +110,12 @@ def private_memory() -> int | None:
     return -(-kib * 1024 // _MEMORY_STEP) * _MEMORY_STEP
 
 
-def _saved_model(folder: Path) -> Loaded:
+def load_saved_model(folder: Path, *, callers: int = 1) -> Loaded:
+    """As a replica does for so many requests at a time."""
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(callers)
     methods = saved_model_methods((folder / "saved_model.pb").read_bytes())
     model = tf.saved_model.load(str(folder))
     signatures = saved_model_signatures(model, methods)
@@ -133,7 +134,8 @@ def _saved_model(folder: Path) -> Loaded:
     return Loaded(signatures, call, (tf.errors.OpError, ValueError, TypeError), picture, producer)
 
 
-def _tflite(path: Path) -> Loaded:
+def load_tflite(path: Path) -> Loaded:
+    """As a replica does for one request at a time. Raises `UserError`."""
     from ai_edge_litert.interpreter import Interpreter
 
     try:
@@ -176,11 +178,11 @@ def _parity(
     teller: Teller,
 ) -> ParitySamples | None:
     signature = loaded.signatures[name]
-    source = request["parityInputs"] if name == _main_signature(loaded.signatures) else None
+    source = request["parityInputs"] if name == main_signature(loaded.signatures) else None
     rtol, atol = request["rtol"], request["atol"]
     if source:
         try:
-            inputs = given(_read_arrays(Path(source), signature), name, signature, source)
+            inputs = given(read_arrays(Path(source), signature), name, signature, source)
             outputs = loaded.call(name, inputs)
         except loaded.refusals as error:
             raise UserError(f"--parity-inputs: {_short(error)}") from error
@@ -224,7 +226,8 @@ def _parity(
     return ParitySamples(path=f"windlass/parity/{file}", signature=name, rtol=rtol, atol=atol)
 
 
-def _main_signature(signatures: Mapping[str, Signature]) -> str:
+def main_signature(signatures: Mapping[str, Signature]) -> str:
+    """What a client gets that names none."""
     return DEFAULT_SIGNATURE if DEFAULT_SIGNATURE in signatures else next(iter(signatures))
 
 
@@ -232,7 +235,7 @@ def _file_name(signature: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in signature).lstrip(".") or "_"
 
 
-def _read_arrays(path: Path, signature: Signature) -> dict[str, Any]:
+def read_arrays(path: Path, signature: Signature) -> dict[str, Any]:
     """Of an .npz by name; of an .npy for the one input."""
     try:
         loaded = np.load(path, allow_pickle=False)
