@@ -222,3 +222,10 @@ def test_secrets_are_made_once_and_reached_by_their_owner_alone(tmp_path: Path) 
     again = {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
     assert again["postgres-password"] == made["postgres-password"]
     assert again["control-token"] != made["control-token"]
+
+
+def test_development_runs_the_server_as_the_user_whose_state_it_is_in_an_image_that_starts_a_shell() -> None:
+    server = load(ROOT / "docker-compose.dev.yml")["services"]["server"]
+    assert server["build"]["target"] == "debug"
+    assert server["command"] == ["windlass-server"]
+    assert server["user"] == "65532:65532", "as the images have it"

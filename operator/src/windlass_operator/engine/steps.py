@@ -218,7 +218,8 @@ def _reject(draft: Draft, rollout: RolloutRecord, why: str, failure: Failure | N
         else f"model {draft.model} is not served: a first version has no way back"
     )
     where = f" (found on {replica})" if replica else ""
-    draft.say(candidate, "Warning", "Rejected", f"version {candidate.version}: {why}{where}; {rest}")
+    reason = f" ({failure.reason})" if failure is not None else ""
+    draft.say(candidate, "Warning", "Rejected", f"version {candidate.version}{reason}: {why}{where}; {rest}")
 
 
 def _wanted(draft: Draft, claims: Sequence[Claim], fleet: Fleet) -> Claim | None:
