@@ -13,7 +13,7 @@
   verbs: [get, list, watch]
 - apiGroups: [apps]
   resources: [deployments]
-  verbs: [get, list, watch]
+  verbs: {{ if .Values.restarts.enabled }}[get, list, watch, patch]{{ else }}[get, list, watch]{{ end }}
 # Plan and record of each server, the CA for its replicas; acceptance samples are read. Their names aren't known here.
 - apiGroups: [""]
   resources: [configmaps]

@@ -6,6 +6,8 @@
   value: {{ include "windlass-server.name" . }}
 - name: WINDLASS_REPLICA
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
+- name: WINDLASS_REVISION
+  valueFrom: {fieldRef: {fieldPath: "metadata.annotations['windlass.dev/revision']"}}
 - name: WINDLASS_MODELS
   value: /models
 - name: WINDLASS_STATE_DIR

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from .document import Document
 from .failures import Failure
-from .identifiers import Digest, ModelName, ServerName, Version, VersionKey
+from .identifiers import Digest, ModelName, Revision, ServerName, Version, VersionKey
 from .manifest import Signature
 from .plan import Blocked, Epoch, SamplesRef, ServingPlan
 from .report import Counters
@@ -21,6 +21,8 @@ class Phase(StrEnum):
     PREPARING = "Preparing"
     STEPPING = "Stepping"
     """In one of `spec.rollout.steps`."""
+    ADMITTED = "Admitted"
+    """In mode Restart: a first new Pod has proven the version, and new Pods answer with it."""
     COMMITTING = "Committing"
 
 
@@ -67,6 +69,10 @@ class RolloutRecord(Document):
     """Of the plan that first named the candidate: reports that follow an older one say nothing about this rollout."""
     attempt: Epoch = 0
     """See `PlannedVersion.attempt`; stays when the record is rebuilt. 0: started by an older operator."""
+    revision: Revision = ""
+    """Of the Pod template that brings the candidate, in mode Restart; empty: it is loaded in place."""
+    back_to: Revision = ""
+    """The Pod template's revision before."""
     samples: SamplesRef | None = None
     """The acceptance samples that the candidate has to pass."""
     evidence: dict[VersionKey, Counters] = {}
@@ -97,6 +103,8 @@ class RolloutRecordSet(Document):
 
     server: ServerName
     models: dict[ModelName, ModelRecord] = {}
+    template: Revision | None = None
+    """The revision that the Pod template has to be taken back to; None: it is as it should be, or on its way there."""
 
 
 class ServerState(Document):

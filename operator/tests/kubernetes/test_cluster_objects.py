@@ -212,3 +212,33 @@ def test_a_status_keeps_the_times_of_what_stands_there_and_replaces_nonsense() -
     assert desired(status, first, datetime(2031, 1, 1, tzinfo=UTC)) == first
     there = {"conditions": [{"nonsense": True}]}
     assert desired(status, there, datetime(2031, 1, 1, tzinfo=UTC))["conditions"][0]["lastTransitionTime"][:4] == "2031"
+
+
+def deployment(name: str = "d", version: int = 1, revision: str | None = None) -> dict[str, Any]:
+    annotations = {} if revision is None else {"windlass.dev/revision": revision}
+    spec = {"replicas": 2, "template": {"metadata": {"annotations": annotations}}}
+    return {"metadata": metadata(name, version, labels={"windlass.dev/server": "cats"}), "spec": spec}
+
+
+@pytest.mark.parametrize(
+    ("deployments", "forbidden", "revision", "problem"),
+    [
+        ([deployment()], "", "", ""),
+        ([deployment(revision="m-2")], "", "m-2", ""),
+        ([deployment(revision="m-2")], "it may not", "m-2", "it may not"),
+        ([], "", "", "no Deployment has the label windlass.dev/server: cats"),
+        (
+            [deployment("d"), deployment("e")],
+            "",
+            "",
+            "more than one Deployment has the label windlass.dev/server: cats (d, e)",
+        ),
+    ],
+)
+def test_the_template_of_a_server_is_that_of_its_only_deployment(deployments, forbidden, revision, problem) -> None:
+    cluster = Cluster()
+    for each in deployments:
+        cluster.deployments.put(deployment_of(each))
+    found = cluster.view("vision/cats", lambda _: Samples(), no_restarts=forbidden).template
+    assert found is not None
+    assert (found.revision, found.problem) == (revision, problem)

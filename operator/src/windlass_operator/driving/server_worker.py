@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -46,6 +46,8 @@ class Tools:
     holds: Callable[[], bool]
     """Whether this operator is still the one that acts."""
     acting_since: float
+    restart: Callable[[str, str], Awaitable[None]] | None = None
+    """Gives the template of a server's replicas a revision, if it has another; None: there are no templates."""
     clock: Callable[[], float] = time.monotonic
 
 
@@ -154,6 +156,8 @@ class ServerWorker:
             self._previous_pass = now
             self._record = outcome.record
             self._publish(outcome, view, observation)
+            if outcome.template is not None and tools.restart is not None:
+                await tools.restart(self.key, outcome.template)
             return outcome
         return None
 
@@ -166,6 +170,7 @@ class ServerWorker:
             plan=self._plan,
             reports=tools.hub.reports(self.key),
             replicas=view.replicas,
+            template=view.template,
             decisions=view.decisions,
             elapsed=0.0 if self._previous_pass is None else max(0.0, now - self._previous_pass),
             uptime=max(0.0, now - tools.acting_since),

@@ -16,6 +16,7 @@ from .draft import block_of
 from .interface import SeenModelVersion
 
 MOUNTED = "volume://"
+NO_RESTART = "the Pods of this server aren't made by a Deployment"
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,12 @@ class Claim:
         return SamplesRef(digest=digest, min_score=thousandths(source.min_score))
 
 
-def claims_of(objects: Iterable[SeenModelVersion], record: ModelRecord) -> tuple[Claim, ...]:
-    """The versions that the ModelVersions of one model name, highest first."""
+def claims_of(
+    objects: Iterable[SeenModelVersion], record: ModelRecord, no_restart: str = NO_RESTART
+) -> tuple[Claim, ...]:
+    """The versions that the ModelVersions of one model name, highest first. `no_restart`: why the Pods can't be
+    restarted; empty: they can.
+    """
     grouped: dict[tuple[int, str | None], list[SeenModelVersion]] = {}
     for seen in sorted(objects, key=lambda each: (each.model_version.spec.state is not State.ACTIVE, each.name)):
         spec = seen.model_version.spec
@@ -81,7 +86,7 @@ def claims_of(objects: Iterable[SeenModelVersion], record: ModelRecord) -> tuple
     for (version, digest), group in sorted(grouped.items(), key=lambda item: (-item[0][0], item[0][1] or "")):
         claim = Claim(version, digest, tuple(group))
         rivals = [each for key, others in grouped.items() if key[0] == version and key[1] != digest for each in others]
-        claims.append(Claim(version, digest, tuple(group), _obstacle(claim, rivals, record)))
+        claims.append(Claim(version, digest, tuple(group), _obstacle(claim, rivals, record, no_restart)))
     return tuple(claims)
 
 
@@ -117,7 +122,7 @@ def mounted_path(spec: ModelVersionSpec) -> str | None:
     return None if path in {"", f"{spec.model}/{spec.version}"} else path
 
 
-def _obstacle(claim: Claim, rivals: list[SeenModelVersion], record: ModelRecord) -> Obstacle | None:
+def _obstacle(claim: Claim, rivals: list[SeenModelVersion], record: ModelRecord, no_restart: str) -> Obstacle | None:
     if rivals:
         names = ", ".join(sorted({each.name for each in (*claim.objects, *rivals)}))
         return Obstacle(
@@ -134,18 +139,19 @@ def _obstacle(claim: Claim, rivals: list[SeenModelVersion], record: ModelRecord)
         )
     for seen in claim.objects:
         # While two objects name it, what either of them asks for has to be possible.
-        obstacle = _own_obstacle(seen)
+        obstacle = _own_obstacle(seen, no_restart)
         if obstacle is not None and seen.model_version.spec.state is claim.spec.state:
             return obstacle
     return None
 
 
-def _own_obstacle(seen: SeenModelVersion) -> Obstacle | None:
+def _own_obstacle(seen: SeenModelVersion, no_restart: str) -> Obstacle | None:
     spec = seen.model_version.spec
+    if spec.rollout.mode is Mode.RESTART and no_restart:
+        return Obstacle("ModeNotSupported", f"not started by spec.rollout.mode {Mode.RESTART}: {no_restart}")
     fields = unsupported(spec)
     if fields:
-        reason = "ModeNotSupported" if spec.rollout.mode is not Mode.IN_PLACE else "NotSupported"
-        return Obstacle(reason, "not started, since this release doesn't support: " + "; ".join(fields))
+        return Obstacle("NotSupported", "not started, since this release doesn't support: " + "; ".join(fields))
     if seen.samples_problem:
         return Obstacle("SamplesUnavailable", seen.samples_problem)
     if spec.verify.samples is not None and seen.samples_digest is None:
@@ -179,8 +185,8 @@ def unsupported(spec: ModelVersionSpec) -> list[str]:
         )
     if artifact.digest is None:
         fields.append("spec.artifact.digest left out (write what windlass pack printed)")
-    if rollout.mode is not Mode.IN_PLACE:
-        fields.append(f"spec.rollout.mode {rollout.mode}")
+    if rollout.mode is Mode.RESTART and rollout.steps:
+        fields.append(f"spec.rollout.steps in mode {Mode.RESTART} (new Pods answer as soon as they are ready)")
     for index, step in enumerate(rollout.steps):
         fields += [
             f"spec.rollout.steps[{index}].{name}"

@@ -17,6 +17,7 @@ from .fleet import Fleet, still_gathering
 from .interface import Event, Observation, Outcome, SeenModelVersion
 from .planning import plan_models, same_models
 from .recover import Base, base_of
+from .restarts import Restarts, template_after
 from .status import statuses_of
 from .steps import age_previous, follow_desired, go_on, hear_reports, retire
 from .view import View, remarks_of
@@ -48,10 +49,12 @@ def reconcile(observation: Observation) -> Outcome:
         if seen.model_version.spec.server == observation.server:
             objects.setdefault(seen.model_version.spec.model, []).append(seen)
     decided_on = {each.model for each in observation.decisions if each.server == observation.server}
+    ending = None if observation.record is None else observation.record.template
+    restarts = Restarts.of(observation.template, ending, base.models)
     views: dict[str, View] = {}
     events: list[Event] = []
     for model in sorted(set(base.models) | set(objects) | decided_on):
-        view, draft = _pass_over(observation, base, fleet, model, objects.get(model, []), elapsed)
+        view, draft = _pass_over(observation, base, fleet, model, objects.get(model, []), elapsed, restarts)
         views[model] = view
         events += draft.events
 
@@ -63,7 +66,8 @@ def reconcile(observation: Observation) -> Outcome:
     plan = _next_plan(observation.server, base, drafts)
     epoch = 0 if plan is None else plan.epoch
     models = {name: _dated(record, epoch) for name, record in drafts.items()}
-    record = _record(observation, models)
+    template, remembered = template_after(observation.template, ending, base.models, models)
+    record = _record(observation, models, remembered)
     write = bool(events) or _has_to_be_written(observation, record, plan)
     if base.rebuilt and write:
         names = sorted({seen.name for group in objects.values() for seen in group})
@@ -74,16 +78,23 @@ def reconcile(observation: Observation) -> Outcome:
         write=write,
         statuses=statuses_of(observation, fleet, views),
         events=tuple(events) if write else (),
+        template=template,
         revisit_after=REVISIT_SECONDS if any(_clock_runs(each) for each in models.values()) else None,
         remarks=(*remarks_of(views), *fleet.remarks()),
     )
 
 
 def _pass_over(
-    observation: Observation, base: Base, fleet: Fleet, model: str, objects: list[SeenModelVersion], elapsed: float
+    observation: Observation,
+    base: Base,
+    fleet: Fleet,
+    model: str,
+    objects: list[SeenModelVersion],
+    elapsed: float,
+    restarts: Restarts,
 ) -> tuple[View, Draft]:
     before = base.models.get(model, ModelRecord())
-    claims = claims_of(objects, before)
+    claims = claims_of(objects, before, restarts.problem)
     names = {(claim.version, claim.digest): claim.seen.name for claim in claims if claim.digest is not None}
     draft = Draft(model, before, names)
     mine = [each for each in observation.decisions if each.server == observation.server]
@@ -93,15 +104,15 @@ def _pass_over(
         take_decisions(draft, mine, fleet)
         hear_reports(draft, claims, fleet)
         # What is committed decides which claims can be started: a rollback may have changed it.
-        claims = claims_of(objects, draft.record)
+        claims = claims_of(objects, draft.record, restarts.problem)
         if not observation.frozen:
-            follow_desired(draft, claims, fleet, elapsed)
+            follow_desired(draft, claims, fleet, elapsed, restarts)
         committed = draft.record.committed
         ready = go_on(draft, claims, fleet, elapsed)
         age_previous(draft, claims, fleet, elapsed if draft.record.committed is committed else 0.0)
         if not observation.frozen:
             retire(draft, claims)
-        claims = claims_of(objects, draft.record)
+        claims = claims_of(objects, draft.record, restarts.problem)
         if draft.record is start:
             break
         elapsed = 0.0
@@ -141,12 +152,15 @@ def _dated(record: ModelRecord, epoch: int) -> ModelRecord:
     return record.model_copy(update=update) if update else record
 
 
-def _record(observation: Observation, models: dict[str, ModelRecord]) -> RolloutRecordSet | None:
+def _record(observation: Observation, models: dict[str, ModelRecord], template: str | None) -> RolloutRecordSet | None:
     if observation.record is None and not models:
         return None
+    # Not written where there is none: an older operator reads what this one wrote.
+    extra = {} if template is None else {"template": template}
     if observation.record is None:
-        return RolloutRecordSet(server=observation.server, models=models)
-    return observation.record.model_copy(update={"server": observation.server, "models": models})
+        return RolloutRecordSet(server=observation.server, models=models, **extra)
+    update = {"server": observation.server, "models": models, "template": template}
+    return observation.record.model_copy(update=update)
 
 
 def _has_to_be_written(observation: Observation, record: RolloutRecordSet | None, plan: ServingPlan | None) -> bool:

@@ -93,13 +93,36 @@ def _rebuild_model(plan: ModelPlan, old: ModelRecord, epoch: int) -> ModelRecord
         previous=previous,
         previous_seconds=old.previous_seconds if kept else 0.0,
         keep_previous_seconds=old.keep_previous_seconds,
-        rollout=_rebuild_rollout(plan, old.rollout, reference(plan.candidate), epoch),
+        rollout=_rebuild_restart(plan, old.rollout, known, epoch)
+        or _rebuild_rollout(plan, old.rollout, reference(plan.candidate), epoch),
         quarantine=plan.quarantine,
         holds=plan.holds,
         pinned=plan.pinned,
         decisions=plan.decisions,
         verdicts=old.verdicts,
     )
+
+
+def _rebuild_restart(
+    plan: ModelPlan, old: RolloutRecord | None, known: Mapping[tuple[int, str], VersionRef], epoch: int
+) -> RolloutRecord | None:
+    """Of mode Restart. Where it came from only the record knows: without, the template gets the revision of none."""
+    for revision, planned in plan.revisions.items():
+        extra = {} if planned.path is None else {"path": planned.path}
+        fresh = VersionRef(version=planned.version, digest=planned.digest, **extra)
+        same = old is not None and old.revision == revision
+        return RolloutRecord(
+            candidate=known.get((planned.version, planned.digest), fresh),
+            phase=Phase.ADMITTED if planned.weight else Phase.PREPARING,
+            paused=plan.paused,
+            waiting_seconds=old.waiting_seconds if same and old is not None else 0.0,
+            epoch=epoch,
+            attempt=planned.attempt,
+            samples=planned.samples,
+            revision=revision,
+            back_to=old.back_to if same and old is not None else "",
+        )
+    return None
 
 
 def _rebuild_rollout(

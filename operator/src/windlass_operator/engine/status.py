@@ -21,6 +21,7 @@ from windlass_contract.model_version import (
     ModelVersionStatus,
     ReplicaCounts,
 )
+from windlass_contract.plan import PlannedVersion
 from windlass_contract.record import Phase
 from windlass_contract.report import ServingReport, VersionReport, VersionState
 
@@ -350,7 +351,7 @@ def _said(fleet: Fleet, model: str, claim: Claim) -> list[tuple[ServingReport, V
     said = []
     for report in fleet.subscribed:
         each = report.version(model, claim.version)
-        planned = report.plan.models[model].planned(claim.version) if _plans(report, model) and report.plan else None
+        planned = _follows(report, model, claim.version)
         if each is None or each.digest not in {None, claim.digest}:
             continue
         if planned is None or planned.digest == claim.digest:
@@ -358,8 +359,11 @@ def _said(fleet: Fleet, model: str, claim: Claim) -> list[tuple[ServingReport, V
     return said
 
 
-def _plans(report: ServingReport, model: str) -> bool:
-    return report.plan is not None and model in report.plan.models
+def _follows(report: ServingReport, model: str, version: int) -> PlannedVersion | None:
+    """What its plan says of a version to a replica of its revision."""
+    if report.plan is None or model not in report.plan.models:
+        return None
+    return report.plan.models[model].of_revision(report.revision).planned(version)
 
 
 def _routed(report: ServingReport, model: str, version: int) -> bool:

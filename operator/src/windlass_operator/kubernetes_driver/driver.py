@@ -21,12 +21,12 @@ from windlass_operator.driving.view import ServerView
 from windlass_operator.engine.interface import Event, Observation, Outcome
 from windlass_operator.metrics import Metrics
 
-from .api import Api, ApiError
+from .api import MERGE_PATCH, Api, ApiError, single
 from .authority import RENEW_SECONDS as CERTIFICATE_SECONDS
 from .authority import Authority
 from .cluster import Cluster, Seen
 from .lease import RENEW_SECONDS, Lease
-from .objects import SeenPod
+from .objects import REVISION_ANNOTATION, SeenPod, deployment_of
 from .samples import SamplesOfConfigMaps
 from .seeing import Sight, wait_for
 from .store import ConfigMapStore
@@ -59,6 +59,7 @@ class KubernetesDriver:
         *,
         namespaces: tuple[str, ...] | None = None,
         authority: Authority | None = None,
+        no_restarts: str = "",
     ) -> None:
         self._api = api
         self._info = info
@@ -68,6 +69,8 @@ class KubernetesDriver:
         self._metrics = metrics
         self._asked = namespaces
         self._authority = authority
+        self._no_restarts = no_restarts
+        """Why Pod templates can't be changed; empty: they can."""
         self._log = structlog.get_logger("windlass.kubernetes")
         self._turned = time.monotonic()
         self._forget()
@@ -149,6 +152,7 @@ class KubernetesDriver:
             metrics=self._metrics,
             holds=self.lease.held,
             acting_since=time.monotonic(),
+            restart=self._restart,
         )
         stopping = asyncio.Event()
         tasks: list[asyncio.Task[Any]] = []
@@ -232,7 +236,7 @@ class KubernetesDriver:
 
     def _look_at(self, key: str, group: asyncio.TaskGroup) -> None:
         namespace = key.partition("/")[0]
-        view = self._cluster.view(key, self._samples.get, self._sight.why_blind(namespace))
+        view = self._cluster.view(key, self._samples.get, self._sight.why_blind(namespace), self._no_restarts)
         self._say(key)
         if view == self._views.get(key) and key in self._running:
             self._wake(key)  # a status may have been wiped
@@ -273,6 +277,25 @@ class KubernetesDriver:
                     self._log.warning("object.refused", server=key, name=each.name, reason=reason, message=text)
         if events:
             asyncio.get_running_loop().create_task(self._people.tell(key, events, datetime.now(UTC)))
+
+    async def _restart(self, key: str, revision: str) -> None:
+        """Gives a server's Pod template a revision; its Deployment's controller does the rest. Tried again at the next
+        pass.
+        """
+        for each in self._cluster.deployments_of(key):
+            if each.revision == revision:
+                continue
+            annotations = {REVISION_ANNOTATION: revision or None}
+            patch = {"spec": {"template": {"metadata": {"annotations": annotations}}}}
+            try:
+                answer = await self._api.request(
+                    "PATCH", single("deployments", each.namespace, each.name), patch, content_type=MERGE_PATCH
+                )
+            except ApiError as error:
+                self._log.error("template.not_changed", server=key, deployment=each.name, error=str(error))
+                continue
+            self._log.info("template.changed", server=key, deployment=each.name, revision=revision)
+            self._cluster.deployments.put(deployment_of(answer))
 
     async def _tend(self, stopping: asyncio.Event) -> None:
         """Once in a while: samples that are due, and the CA where servers are."""

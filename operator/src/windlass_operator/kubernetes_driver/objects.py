@@ -16,6 +16,8 @@ from windlass_contract.model_version import ModelVersion
 from .api import Object, version_of
 
 SERVER_LABEL = f"{GROUP}/server"
+REVISION_ANNOTATION = f"{GROUP}/revision"
+"""Of a Pod template: replicas read it as their revision."""
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 MANAGER = "windlass-operator"
 DECISION_PREFIX = f"decisions.{GROUP}/"
@@ -76,6 +78,8 @@ class SeenDeployment(Named):
     server: str
     wanted: int
     """Replicas that its spec asks for."""
+    revision: str = ""
+    """Of its Pod template, as we gave it; empty: none."""
 
 
 def model_version_of(value: Object) -> SeenObject:
@@ -126,7 +130,9 @@ def deployment_of(value: Object) -> SeenDeployment:
     """What a Deployment says."""
     labels = (value.get("metadata") or {}).get("labels") or {}
     wanted = _number((value.get("spec") or {}).get("replicas"), 1)
-    return SeenDeployment(*_named(value), server=_server(labels.get(SERVER_LABEL)), wanted=wanted)
+    template = ((value.get("spec") or {}).get("template") or {}).get("metadata") or {}
+    revision = str((template.get("annotations") or {}).get(REVISION_ANNOTATION) or "")
+    return SeenDeployment(*_named(value), server=_server(labels.get(SERVER_LABEL)), wanted=wanted, revision=revision)
 
 
 def _named(value: Object) -> tuple[str, str, str, int]:
