@@ -299,6 +299,7 @@ def _summary(plan: ServingPlan | None) -> dict[str, object]:
             for role in ("committed", "previous", "candidate")
             if getattr(model, role) is not None
         }
+        | {f"revision {revision}": planned.version for revision, planned in model.revisions.items()}
         for name, model in plan.models.items()
     }
     return {"epoch": plan.epoch, "models": models}

@@ -50,13 +50,20 @@ def reconcile(observation: Observation) -> Outcome:
             objects.setdefault(seen.model_version.spec.model, []).append(seen)
     decided_on = {each.model for each in observation.decisions if each.server == observation.server}
     ending = None if observation.record is None else observation.record.template
-    restarts = Restarts.of(observation.template, ending, base.models)
+    restarts = Restarts.of(observation.template, ending, base.models, base.highest_epoch + 1)
     views: dict[str, View] = {}
     events: list[Event] = []
-    for model in sorted(set(base.models) | set(objects) | decided_on):
-        view, draft = _pass_over(observation, base, fleet, model, objects.get(model, []), elapsed, restarts)
-        views[model] = view
-        events += draft.events
+    names = sorted(set(base.models) | set(objects) | decided_on)
+    for model in names:
+        before = base.models.get(model, ModelRecord())
+        views[model] = _pass_over(observation, before, fleet, model, objects.get(model, []), elapsed, restarts, events)
+    records = {name: view.record for name, view in views.items()}
+    if restarts.over(records):
+        _, going_back = template_after(observation.template, ending, base.models, records)
+        restarts = Restarts.of(observation.template, going_back, records, restarts.attempt)
+        for model in names:
+            before = records[model]
+            views[model] = _pass_over(observation, before, fleet, model, objects.get(model, []), 0.0, restarts, events)
 
     drafts = {
         name: _numbered(view.record, base.highest_epoch + 1)
@@ -67,11 +74,12 @@ def reconcile(observation: Observation) -> Outcome:
     epoch = 0 if plan is None else plan.epoch
     models = {name: _dated(record, epoch) for name, record in drafts.items()}
     template, remembered = template_after(observation.template, ending, base.models, models)
+    template_waits = observation.template is not None and template not in {None, observation.template.revision}
     record = _record(observation, models, remembered)
     write = bool(events) or _has_to_be_written(observation, record, plan)
     if base.rebuilt and write:
-        names = sorted({seen.name for group in objects.values() for seen in group})
-        events = [Event(name, "Warning", "RecordRebuilt", base.rebuilt) for name in names[:1]] + events
+        told = sorted({seen.name for group in objects.values() for seen in group})
+        events = [Event(name, "Warning", "RecordRebuilt", base.rebuilt) for name in told[:1]] + events
     return Outcome(
         record=record,
         plan=plan,
@@ -79,21 +87,22 @@ def reconcile(observation: Observation) -> Outcome:
         statuses=statuses_of(observation, fleet, views),
         events=tuple(events) if write else (),
         template=template,
-        revisit_after=REVISIT_SECONDS if any(_clock_runs(each) for each in models.values()) else None,
+        revisit_after=REVISIT_SECONDS if template_waits or any(map(_clock_runs, models.values())) else None,
         remarks=(*remarks_of(views), *fleet.remarks()),
     )
 
 
 def _pass_over(
     observation: Observation,
-    base: Base,
+    before: ModelRecord,
     fleet: Fleet,
     model: str,
     objects: list[SeenModelVersion],
     elapsed: float,
     restarts: Restarts,
-) -> tuple[View, Draft]:
-    before = base.models.get(model, ModelRecord())
+    events: list[Event],
+) -> View:
+    """Adds to `events` what has to be told."""
     claims = claims_of(objects, before, restarts.problem)
     names = {(claim.version, claim.digest): claim.seen.name for claim in claims if claim.digest is not None}
     draft = Draft(model, before, names)
@@ -116,7 +125,8 @@ def _pass_over(
         if draft.record is start:
             break
         elapsed = 0.0
-    return View(model, draft.record, claims, ready), draft
+    events += draft.events
+    return View(model, draft.record, claims, ready, restarts.waited_for(model, claims, draft.record))
 
 
 def _says_something(record: ModelRecord) -> bool:

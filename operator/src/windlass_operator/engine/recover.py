@@ -79,12 +79,7 @@ def _rebuild_model(plan: ModelPlan, old: ModelRecord, epoch: int) -> ModelRecord
 
     def reference(version: int | None) -> VersionRef | None:
         planned = None if version is None else plan.planned(version)
-        if planned is None:
-            return None
-        places = {name: getattr(planned, name) for name in ("path", "uri") if getattr(planned, name) is not None}
-        fresh = VersionRef(version=planned.version, digest=planned.digest, **places)
-        ref = known.get((planned.version, planned.digest), fresh)
-        return ref if (ref.path, ref.uri) == (planned.path, planned.uri) else fresh
+        return None if planned is None else _reference(planned, known)
 
     previous = reference(plan.previous)
     kept = previous is not None and old.previous is not None and previous.digest == old.previous.digest
@@ -103,16 +98,22 @@ def _rebuild_model(plan: ModelPlan, old: ModelRecord, epoch: int) -> ModelRecord
     )
 
 
+def _reference(planned: PlannedVersion, known: Mapping[tuple[int, str], VersionRef]) -> VersionRef:
+    """What is known of a planned version, if its files lie where the plan says."""
+    places = {name: getattr(planned, name) for name in ("path", "uri") if getattr(planned, name) is not None}
+    fresh = VersionRef(version=planned.version, digest=planned.digest, **places)
+    ref = known.get((planned.version, planned.digest), fresh)
+    return ref if (ref.path, ref.uri) == (planned.path, planned.uri) else fresh
+
+
 def _rebuild_restart(
     plan: ModelPlan, old: RolloutRecord | None, known: Mapping[tuple[int, str], VersionRef], epoch: int
 ) -> RolloutRecord | None:
     """Of mode Restart. Where it came from only the record knows: without, the template gets the revision of none."""
     for revision, planned in plan.revisions.items():
-        extra = {} if planned.path is None else {"path": planned.path}
-        fresh = VersionRef(version=planned.version, digest=planned.digest, **extra)
         same = old is not None and old.revision == revision
         return RolloutRecord(
-            candidate=known.get((planned.version, planned.digest), fresh),
+            candidate=_reference(planned, known),
             phase=Phase.ADMITTED if planned.weight else Phase.PREPARING,
             paused=plan.paused,
             waiting_seconds=old.waiting_seconds if same and old is not None else 0.0,

@@ -143,6 +143,9 @@ def _summarise(view: View, claim: Claim, role: str, fleet: Fleet, frozen: str) -
     if not frozen and previous is not None and waits_for_replicas(record, fleet, view.model):
         message = f"{_NOBODY}. Until then version {previous.version} stays the way back. {_who_serves(view)}"
         return Summary("Pending", "NoReplicas", message, progressing=True)
+    if not frozen and view.waits_for:
+        message = f"it waits until the Pods were started anew for model {view.waits_for}. {_who_serves(view)}"
+        return Summary("Pending", "WaitsForRestart", message, progressing=True)
     why = f"nothing is started while {frozen}" if frozen else "it is about to be started"
     return Summary("Pending", "Frozen" if frozen else "Pending", why, progressing=not frozen, stalled=bool(frozen))
 
@@ -179,6 +182,7 @@ def _candidate(view: View, claim: Claim) -> Summary:
     if rollout.phase is Phase.STEPPING:
         message = f"prepared, and waits at {_step(claim, rollout.step)} for approval"
         return Summary("Paused", "WaitingForApproval", message, progressing=True)
+    how = "; the Deployment starts its Pods anew, one after the other" if rollout.revision else ""
     done = f"{len(ready.prepared)} of {_replicas(len(ready.prepared) + len(ready.waiting) + len(ready.unreachable))}"
     if ready.held_up == "NoReplicas":
         message = f"{_NOBODY}. {_who_serves(view)}"
@@ -196,7 +200,10 @@ def _candidate(view: View, claim: Claim) -> Summary:
         states = ", ".join(f"{replica} is {state}" for replica, state in ready.states[:5]) or "nothing is reported yet"
         message = f"prepared on {done} after {deadline}: {states}. It is tried further. {_who_serves(view)}"
         return Summary("Stalled", "ProgressDeadlineExceeded", message, stalled=True)
-    return Summary("Preparing", "Preparing", f"prepared on {done}. {_who_serves(view)}", progressing=True)
+    if rollout.phase is Phase.ADMITTED:
+        message = f"new Pods answer with it: prepared on {done}{how}"
+        return Summary("Preparing", "Admitted", message, progressing=True)
+    return Summary("Preparing", "Preparing", f"prepared on {done}{how}. {_who_serves(view)}", progressing=True)
 
 
 def _conditions(

@@ -33,7 +33,7 @@ from .prepare import (
     waits_for_replicas,
     without_fetcher,
 )
-from .restarts import Restarts, revision_of
+from .restarts import Restarts
 
 UNCLAIMED_GRACE_SECONDS = 10.0
 """A ModelVersion that is gone for a moment (renamed, applied anew) doesn't bring a lower version back."""
@@ -83,7 +83,7 @@ def follow_desired(draft: Draft, claims: Sequence[Claim], fleet: Fleet, elapsed:
         _start(draft, want, fleet)
     elif restarts.free(draft.model):
         restarts.running = draft.model
-        _start(draft, want, fleet, revision=revision_of(draft.model, want), back_to=restarts.back_to)
+        _start(draft, want, fleet, revision=restarts.revision_of(draft.model, want.version), back_to=restarts.back_to)
 
 
 def go_on(draft: Draft, claims: Sequence[Claim], fleet: Fleet, elapsed: float) -> Preparation | None:
@@ -248,9 +248,14 @@ def _wanted(draft: Draft, claims: Sequence[Claim], fleet: Fleet) -> Claim | None
 
 
 def _refresh(draft: Draft, want: Claim) -> None:
-    """The samples may be edited while the rollout runs: then they are run anew."""
+    """The samples may be edited while the rollout runs: then they are run anew. Not once new Pods answer: these would
+    have to stop, and there may be no others left."""
     rollout = draft.record.rollout
-    if rollout is not None and not _same_samples(rollout.samples, want.samples()):
+    if (
+        rollout is not None
+        and rollout.phase is not Phase.ADMITTED
+        and not _same_samples(rollout.samples, want.samples())
+    ):
         draft.change_rollout(samples=want.samples(), phase=Phase.PREPARING)
 
 
