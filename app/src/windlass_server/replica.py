@@ -220,4 +220,8 @@ class Replica:
             message = slot.message if slot is not None else ""
             versions.append(VersionFacts(planned.version, state, planned.weight > 0, message))
         routes = self.host.table.models.get(name)
-        return ModelFacts(tuple(versions), answers=routes is not None and bool(routes.weights))
+        return ModelFacts(
+            tuple(versions),
+            answers=routes is not None and bool(routes.weights),
+            held_back=name in self.host.held_back,
+        )

@@ -12,8 +12,8 @@ import pytest
 from windlass_contract.canonical import digest_of_bytes
 from windlass_contract.model_version import ModelVersionStatus
 from windlass_operator.driving.samples import Samples
-from windlass_operator.kubernetes_driver.cluster import Cluster, Seen
-from windlass_operator.kubernetes_driver.objects import SeenPod, deployment_of, model_version_of, pod_of
+from windlass_operator.kubernetes_driver.cluster import UNTOLD, Cluster, Seen
+from windlass_operator.kubernetes_driver.objects import SeenPod, deployment_of, model_version_of, pod_of, revision_patch
 from windlass_operator.kubernetes_driver.reviews import pod_of_review
 from windlass_operator.kubernetes_driver.telling import desired
 
@@ -214,9 +214,12 @@ def test_a_status_keeps_the_times_of_what_stands_there_and_replaces_nonsense() -
     assert desired(status, there, datetime(2031, 1, 1, tzinfo=UTC))["conditions"][0]["lastTransitionTime"][:4] == "2031"
 
 
-def deployment(name: str = "d", version: int = 1, revision: str | None = None) -> dict[str, Any]:
+def deployment(
+    name: str = "d", version: int = 1, revision: str | None = None, told: str = "WINDLASS_REVISION"
+) -> dict[str, Any]:
     annotations = {} if revision is None else {"windlass.dev/revision": revision}
-    spec = {"replicas": 2, "template": {"metadata": {"annotations": annotations}}}
+    pod = {"containers": [{"name": "proxy"}, {"name": "server", "env": [{"name": told}]}]}
+    spec = {"replicas": 2, "template": {"metadata": {"annotations": annotations}, "spec": pod}}
     return {"metadata": metadata(name, version, labels={"windlass.dev/server": "cats"}), "spec": spec}
 
 
@@ -226,6 +229,7 @@ def deployment(name: str = "d", version: int = 1, revision: str | None = None) -
         ([deployment()], "", "", ""),
         ([deployment(revision="m-2")], "", "m-2", ""),
         ([deployment(revision="m-2")], "it may not", "m-2", "it may not"),
+        ([deployment(told="OTHER")], "", "", UNTOLD.format("d")),
         ([], "", "", "no Deployment has the label windlass.dev/server: cats"),
         (
             [deployment("d"), deployment("e")],
@@ -242,3 +246,10 @@ def test_the_template_of_a_server_is_that_of_its_only_deployment(deployments, fo
     found = cluster.view("vision/cats", lambda _: Samples(), no_restarts=forbidden).template
     assert found is not None
     assert (found.revision, found.problem) == (revision, problem)
+
+
+@pytest.mark.parametrize(("revision", "written"), [("m-2-7", "m-2-7"), ("", None)])
+def test_a_template_is_changed_only_as_it_was_seen(revision, written) -> None:
+    patch = revision_patch(deployment_of(deployment(version=5, revision="m-1-3")), revision)
+    assert patch["metadata"] == {"resourceVersion": "5"}
+    assert patch["spec"] == {"template": {"metadata": {"annotations": {"windlass.dev/revision": written}}}}

@@ -49,13 +49,16 @@ _LEFT = re.compile(r"([0-9a-f]{64})\.(part|json)")
 class Fetcher:
     """Implements what a `Follower` needs of whom it follows a plan for."""
 
-    def __init__(self, server: str, models: Path, sources: Mapping[str, Source], bounds: Bounds) -> None:
-        """`sources`: by scheme."""
+    def __init__(
+        self, server: str, models: Path, sources: Mapping[str, Source], bounds: Bounds, revision: str = ""
+    ) -> None:
+        """`sources`: by scheme. `revision`: of the Pod template, as its replica's."""
         self.server = server
         self.plan: ServingPlan | None = None
         self._models = models
         self._sources = sources
         self._bounds = bounds
+        self._revision = revision
         self._tasks: dict[Wanted, asyncio.Task[None]] = {}
         self._room = asyncio.Semaphore(AT_ONCE)
         self._news = asyncio.Event()
@@ -66,7 +69,7 @@ class Fetcher:
     def apply(self, plan: ServingPlan) -> None:
         """Takes a plan."""
         self.plan = plan
-        log.info("plan taken", epoch=plan.epoch, fetched=[str(each) for each in wanted_of(plan)])
+        log.info("plan taken", epoch=plan.epoch, fetched=[str(each) for each in self._wanted(plan)])
         self._news.set()
 
     def begin(self) -> None:
@@ -111,11 +114,14 @@ class Fetcher:
                 await self._news.wait()
                 self._news.clear()
                 if self.plan is not None and self._begun:
-                    await self._take(wanted_of(self.plan))
+                    await self._take(self._wanted(self.plan))
         finally:
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def _wanted(self, plan: ServingPlan) -> list[Wanted]:
+        return wanted_of(plan.of_revision(self._revision))
 
     async def _take(self, wanted: list[Wanted]) -> None:
         ended = {each: task for each, task in self._tasks.items() if each not in wanted}

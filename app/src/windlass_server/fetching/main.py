@@ -61,7 +61,8 @@ async def fetch(settings: FetcherSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     sources = sources_of(settings)
-    fetcher = Fetcher(settings.server, settings.models, sources, Bounds(settings.max_bytes, settings.fetch_deadline))
+    bounds = Bounds(settings.max_bytes, settings.fetch_deadline)
+    fetcher = Fetcher(settings.server, settings.models, sources, bounds, settings.revision)
     url = settings.operator
 
     def connect(follower: Follower) -> Subscription:

@@ -115,6 +115,13 @@ class Host:
         return self._plan
 
     @property
+    def held_back(self) -> frozenset[str]:
+        """Models that replicas of this one's revision don't answer for yet, although others may."""
+        told = self._told.models.items() if self._told is not None else ()
+        entries = {name: model.revisions.get(self._revision) for name, model in told}
+        return frozenset(name for name, entry in entries.items() if entry is not None and not entry.weight)
+
+    @property
     def table(self) -> RoutingTable[Slot]:
         """The routing as it is now."""
         return self._table

@@ -14,6 +14,11 @@ from .objects import Named, SeenDeployment, SeenObject, SeenPod
 
 T = TypeVar("T", bound=Named)
 
+UNTOLD = (
+    "the Pods of Deployment {} aren't told their revision: upgrade chart windlass-server, or give them the variable "
+    "WINDLASS_REVISION from metadata.annotations['windlass.dev/revision']"
+)
+
 SamplesOf = Callable[[SeenObject], Samples]
 
 
@@ -123,7 +128,8 @@ class Cluster:
         """What a server's Pods are made from. `forbidden`: why it can't be changed anyway."""
         found = self.deployments_of(key)
         if len(found) == 1:
-            return SeenTemplate(found[0].revision, forbidden)
+            silent = "" if found[0].tells_revision else UNTOLD.format(found[0].name)
+            return SeenTemplate(found[0].revision, forbidden or silent)
         server = key.partition("/")[2]
         names = ", ".join(each.name for each in found)
         problem = (

@@ -21,12 +21,12 @@ from windlass_operator.driving.view import ServerView
 from windlass_operator.engine.interface import Event, Observation, Outcome
 from windlass_operator.metrics import Metrics
 
-from .api import MERGE_PATCH, Api, ApiError, single
+from .api import CONFLICT, MERGE_PATCH, Api, ApiError, single
 from .authority import RENEW_SECONDS as CERTIFICATE_SECONDS
 from .authority import Authority
 from .cluster import Cluster, Seen
 from .lease import RENEW_SECONDS, Lease
-from .objects import REVISION_ANNOTATION, SeenPod, deployment_of
+from .objects import SeenPod, deployment_of, revision_patch
 from .samples import SamplesOfConfigMaps
 from .seeing import Sight, wait_for
 from .store import ConfigMapStore
@@ -280,22 +280,25 @@ class KubernetesDriver:
 
     async def _restart(self, key: str, revision: str) -> None:
         """Gives a server's Pod template a revision; its Deployment's controller does the rest. Tried again at the next
-        pass.
+        pass. Only while it is the Deployment that was seen: another operator may act by now.
         """
         for each in self._cluster.deployments_of(key):
-            if each.revision == revision:
+            if each.revision == revision or not self.lease.held():
                 continue
-            annotations = {REVISION_ANNOTATION: revision or None}
-            patch = {"spec": {"template": {"metadata": {"annotations": annotations}}}}
             try:
                 answer = await self._api.request(
-                    "PATCH", single("deployments", each.namespace, each.name), patch, content_type=MERGE_PATCH
+                    "PATCH",
+                    single("deployments", each.namespace, each.name),
+                    revision_patch(each, revision),
+                    content_type=MERGE_PATCH,
                 )
             except ApiError as error:
-                self._log.error("template.not_changed", server=key, deployment=each.name, error=str(error))
+                say = self._log.info if error.status == CONFLICT else self._log.error
+                say("template.not_changed", server=key, deployment=each.name, error=str(error))
                 continue
             self._log.info("template.changed", server=key, deployment=each.name, revision=revision)
             self._cluster.deployments.put(deployment_of(answer))
+            self._touch(key)
 
     async def _tend(self, stopping: asyncio.Event) -> None:
         """Once in a while: samples that are due, and the CA where servers are."""

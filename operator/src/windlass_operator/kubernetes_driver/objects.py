@@ -17,7 +17,8 @@ from .api import Object, version_of
 
 SERVER_LABEL = f"{GROUP}/server"
 REVISION_ANNOTATION = f"{GROUP}/revision"
-"""Of a Pod template: replicas read it as their revision."""
+"""Of a Pod template: replicas are told it as their revision."""
+REVISION_VARIABLE = "WINDLASS_REVISION"
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 MANAGER = "windlass-operator"
 DECISION_PREFIX = f"decisions.{GROUP}/"
@@ -80,6 +81,8 @@ class SeenDeployment(Named):
     """Replicas that its spec asks for."""
     revision: str = ""
     """Of its Pod template, as we gave it; empty: none."""
+    tells_revision: bool = True
+    """Whether replicas that are made from the template are told its revision."""
 
 
 def model_version_of(value: Object) -> SeenObject:
@@ -130,9 +133,27 @@ def deployment_of(value: Object) -> SeenDeployment:
     """What a Deployment says."""
     labels = (value.get("metadata") or {}).get("labels") or {}
     wanted = _number((value.get("spec") or {}).get("replicas"), 1)
-    template = ((value.get("spec") or {}).get("template") or {}).get("metadata") or {}
-    revision = str((template.get("annotations") or {}).get(REVISION_ANNOTATION) or "")
-    return SeenDeployment(*_named(value), server=_server(labels.get(SERVER_LABEL)), wanted=wanted, revision=revision)
+    template = (value.get("spec") or {}).get("template") or {}
+    annotations = (template.get("metadata") or {}).get("annotations") or {}
+    containers = (template.get("spec") or {}).get("containers") or ()
+    return SeenDeployment(
+        *_named(value),
+        server=_server(labels.get(SERVER_LABEL)),
+        wanted=wanted,
+        revision=str(annotations.get(REVISION_ANNOTATION) or ""),
+        tells_revision=any(
+            each.get("name") == REVISION_VARIABLE for one in containers for each in one.get("env") or ()
+        ),
+    )
+
+
+def revision_patch(seen: SeenDeployment, revision: str) -> Object:
+    """What gives a Deployment's Pod template a revision, as long as nobody changed it since it was seen."""
+    annotations = {REVISION_ANNOTATION: revision or None}
+    return {
+        "metadata": {"resourceVersion": str(seen.version)},
+        "spec": {"template": {"metadata": {"annotations": annotations}}},
+    }
 
 
 def _named(value: Object) -> tuple[str, str, str, int]:
