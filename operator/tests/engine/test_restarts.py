@@ -280,6 +280,41 @@ def test_the_template_is_asked_for_until_it_is_as_it_should_be() -> None:
     assert outcome.revisit_after is not None
 
 
+def test_what_does_not_fit_beside_the_old_one_comes_by_new_pods_once_its_mode_is_edited() -> None:
+    made = cluster()
+    made.model_versions.append(model_version(2))
+    made.failures["a", 2] = failure(Reason.WONT_FIT)
+    made.settle()
+    assert made.condition(2, "Stalled") == ("True", "WontFit")
+    made.model_versions[-1] = model_version(2, rollout=RESTART, generation=2)
+    made.settle()
+    assert revision(made) == f"{MODEL}-2"
+    assert [each.version for each in made.plan.models[MODEL].versions] == [1], "who serves holds nothing else"
+    made.restart("a", "c")
+    made.restart("b", "d")
+    made.settle()
+    assert made.committed == 2
+
+
+def test_a_mode_edited_back_before_a_new_pod_answers_takes_the_template_back() -> None:
+    made = restarting()
+    made.model_versions[-1] = model_version(2, generation=2)
+    made.settle()
+    assert (made.committed, made.template.revision) == (2, "")
+
+
+def test_a_mode_edited_back_once_new_pods_answer_changes_nothing() -> None:
+    made = restarting()
+    made.restart("a", "c")
+    made.settle()
+    made.model_versions[-1] = model_version(2, generation=2)
+    made.settle()
+    assert made.model.rollout.phase is Phase.ADMITTED
+    made.restart("b", "d")
+    made.settle()
+    assert (made.committed, revision(made)) == (2, f"{MODEL}-2")
+
+
 def test_one_replica_is_enough() -> None:
     made = cluster("a")
     made.model_versions.append(model_version(2, rollout=RESTART))

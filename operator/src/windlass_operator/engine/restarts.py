@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from windlass_contract.model_version import Mode
-from windlass_contract.record import ModelRecord
+from windlass_contract.record import ModelRecord, Phase, RolloutRecord
 
 from .desired import NO_RESTART, Claim, claim_of, desired
 from .interface import SeenTemplate
@@ -48,6 +48,13 @@ class Restarts:
         if want.spec.rollout.mode is Mode.RESTART:
             return True
         return not self.problem and committed is not None and committed.spec.rollout.mode is Mode.RESTART
+
+    def other_way(self, rollout: RolloutRecord, want: Claim, committed: Claim | None) -> bool:
+        """Whether the running rollout's mode was edited: the way out for a version that doesn't fit beside the old one.
+        Not once new Pods answer."""
+        if not rollout.revision:
+            return want.spec.rollout.mode is Mode.RESTART
+        return rollout.phase is not Phase.ADMITTED and not self.wanted(want, committed)
 
     def free(self, model: str) -> bool:
         """Whether no other model is being rolled out so."""

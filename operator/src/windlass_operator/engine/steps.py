@@ -66,7 +66,8 @@ def follow_desired(draft: Draft, claims: Sequence[Claim], fleet: Fleet, elapsed:
     if committed_claim is not None and record.unclaimed_seconds:
         draft.change(unclaimed_seconds=0.0)
     if record.rollout is not None:
-        if want is not None and want.matches(record.rollout.candidate):
+        wanted = want is not None and want.matches(record.rollout.candidate)
+        if want is not None and wanted and not restarts.other_way(record.rollout, want, committed_claim):
             _refresh(draft, want)
             return
         _end_unwanted(draft, claims, want)
@@ -307,6 +308,8 @@ def _end_unwanted(draft: Draft, claims: Sequence[Claim], want: Claim | None) -> 
         outcome, why = "Withdrawn", "it is Retired"
     elif claim.obstacle is not None:
         outcome, why = "Withdrawn", claim.obstacle.message
+    elif want is not None and want.matches(candidate):
+        outcome, why = "Withdrawn", f"its mode is {want.spec.rollout.mode} now, and it begins anew"
     else:
         outcome, why = "Withdrawn", "another version is wanted"
     draft.judge(candidate, outcome, why)
