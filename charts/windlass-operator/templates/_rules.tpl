@@ -1,4 +1,5 @@
-{{/* What it may do in each namespace that it serves. It changes no Pod and reads no Secret. */}}
+{{/* What it may do in each namespace that it serves. It changes no Pod and reads no Secret; with
+restarts.enabled it changes the Pod template of Deployments. */}}
 {{- define "windlass-operator.watchedRules" -}}
 # ModelVersions: read. Nothing of them is written but their status.
 - apiGroups: [windlass.dev]

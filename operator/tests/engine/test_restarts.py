@@ -159,7 +159,7 @@ def test_an_object_that_is_lost_in_mid_restart_is_rebuilt_from_a_report() -> Non
 
 @pytest.mark.parametrize(
     ("template", "said"),
-    [(None, "aren't made by a Deployment"), (SeenTemplate("", "it may not"), "it may not")],
+    [(None, "no Pods here that a Deployment makes"), (SeenTemplate("", "it may not"), "it may not")],
 )
 def test_where_pods_cant_be_restarted_it_is_not_started(template: SeenTemplate | None, said: str) -> None:
     made = cluster()

@@ -16,7 +16,7 @@ from .draft import block_of
 from .interface import SeenModelVersion
 
 MOUNTED = "volume://"
-NO_RESTART = "the Pods of this server aren't made by a Deployment"
+NO_RESTART = "there are no Pods here that a Deployment makes; use mode InPlace"
 
 
 @dataclass(frozen=True)
