@@ -101,6 +101,8 @@
   persistentVolumeClaim: {claimName: {{ include "windlass-server.claim" . }}{{ if not .Values.fetcher.enabled }}, readOnly: true{{ end }}}
   {{- else if .Values.models.hostPath }}
   hostPath: {path: {{ .Values.models.hostPath }}, type: Directory}
+  {{- else if .Values.models.image.reference }}
+  image: {reference: {{ .Values.models.image.reference | quote }}, pullPolicy: {{ .Values.models.image.pullPolicy }}}
   {{- else if .Values.models.emptyDir.enabled }}
   emptyDir: {sizeLimit: {{ .Values.models.emptyDir.sizeLimit }}}
   {{- else }}

@@ -136,8 +136,8 @@ class Rollout(StrictDocument):
     """The passage from the committed version to this one."""
 
     mode: Mode = Mode.IN_PLACE
-    """InPlace: loaded beside the old version in each running replica. Restart: by a rolling update of the Pods, for what
-    doesn't fit beside it; on Kubernetes, where the operator may change Deployments (`restarts.enabled`)."""
+    """InPlace: loaded beside the old version in each running replica. Restart: by a rolling update of the Pods, for
+    what doesn't fit beside it; on Kubernetes, where the operator may change Deployments (`restarts.enabled`)."""
     steps: Annotated[list[Step], Field(max_length=64)] = []
     """Taken one after the other. None: commit as soon as every replica is prepared."""
     gates: Gates = Gates()

@@ -37,6 +37,8 @@ class VersionRef(Document):
     path: str | None = None
     uri: str | None = None
     """See `PlannedVersion.uri`."""
+    image: str | None = None
+    """The image that the Pods have to mount for its files; None: these lie in a volume."""
     signatures: dict[str, Signature] = {}
 
 
@@ -51,6 +53,15 @@ class Verdict(Document):
     replica: str = ""
     message: str = ""
     epoch: Epoch = 0
+
+
+class PodTemplate(Document):
+    """What we change of the template that Pods are made from."""
+
+    revision: Revision = ""
+    """Empty: none of ours."""
+    image: str = ""
+    """Of the volume `models`; empty: that volume is of another kind."""
 
 
 class RolloutRecord(Document):
@@ -71,8 +82,8 @@ class RolloutRecord(Document):
     """See `PlannedVersion.attempt`; stays when the record is rebuilt. 0: started by an older operator."""
     revision: Revision = ""
     """Of the Pod template that brings the candidate, in mode Restart; empty: it is loaded in place."""
-    back_to: Revision = ""
-    """The Pod template's revision before."""
+    back_to: PodTemplate = PodTemplate()
+    """The Pod template before."""
     samples: SamplesRef | None = None
     """The acceptance samples that the candidate has to pass."""
     evidence: dict[VersionKey, Counters] = {}
@@ -103,8 +114,8 @@ class RolloutRecordSet(Document):
 
     server: ServerName
     models: dict[ModelName, ModelRecord] = {}
-    template: Revision | None = None
-    """The revision that the Pod template has to be taken back to; None: it is as it should be, or on its way there."""
+    template: PodTemplate | None = None
+    """What the Pod template has to be taken back to; None: it is as it should be, or on its way there."""
 
 
 class ServerState(Document):

@@ -229,7 +229,8 @@ class Cluster:
         self.record, self.plan = back.record, back.plan
         self.events += [event.reason for event in self.outcome.events]
         if self.template is not None and self.outcome.template is not None:
-            self.template = SeenTemplate(self.outcome.template, self.template.problem)
+            made = self.outcome.template
+            self.template = SeenTemplate(made.revision, self.template.problem, made.image or self.template.image)
         return self.outcome
 
     def restart(self, old: str, new: str) -> None:

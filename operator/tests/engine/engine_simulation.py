@@ -438,7 +438,7 @@ class Operator:
         if self.acknowledged is not None:
             self.published = self.acknowledged.plan
             if self.acknowledged.template is not None:
-                self.template = self.seen, self.acknowledged.template
+                self.template = self.seen, self.acknowledged.template.revision
             self.acknowledged = None
 
     def patch(self, deployment: Deployment) -> None:

@@ -9,7 +9,7 @@ from engine_builders import MODEL, Cluster, decision, digest, failure, model_ver
 
 from windlass_contract.failures import Gate, Reason
 from windlass_contract.plan import ModelPlan
-from windlass_contract.record import ModelRecord, Phase, RolloutRecord, VersionRef
+from windlass_contract.record import ModelRecord, Phase, PodTemplate, RolloutRecord, VersionRef
 from windlass_contract.report import VersionState
 from windlass_operator.engine import reconcile
 from windlass_operator.engine.interface import SeenTemplate
@@ -101,7 +101,7 @@ def test_a_newer_version_in_mid_restart_takes_its_place() -> None:
     made.model_versions.append(model_version(3, rollout=RESTART))
     made.settle()
     assert revision(made) == f"{MODEL}-3"
-    assert made.model.rollout.back_to == ""
+    assert made.model.rollout.back_to == PodTemplate()
     made.restart("c", "e")
     made.restart("b", "f")
     made.settle()
@@ -148,7 +148,7 @@ def test_an_object_that_is_lost_in_mid_restart_is_rebuilt_from_a_report() -> Non
     made.settle()
     plan = made.plan
     outcome = reconcile(replace(made.observe(1.0), record=None, plan=None))
-    assert (outcome.plan, outcome.template) == (plan, made.template.revision)
+    assert (outcome.plan, outcome.template) == (plan, None)
     rollout = outcome.record.models[MODEL].rollout
     assert (rollout.phase, rollout.revision) == (Phase.ADMITTED, made.template.revision)
     made.record, made.plan = outcome.record, outcome.plan
@@ -198,7 +198,7 @@ def test_one_model_at_a_time_is_restarted_and_the_next_one_follows(other: str, e
     assert made.committed == (2 if end == "committed" else 1)
     assert revision(made) == f"{other}-7"
     back_to = made.record.models[other].rollout.back_to
-    assert back_to.startswith(f"{MODEL}-2-") if end == "committed" else back_to == ""
+    assert back_to.revision.startswith(f"{MODEL}-2-") if end == "committed" else back_to == PodTemplate()
 
 
 def test_a_second_attempt_has_a_revision_of_its_own() -> None:
@@ -263,11 +263,11 @@ def test_a_right_that_is_taken_away_in_mid_restart_ends_it() -> None:
     made.settle()
     assert (made.committed, made.model.rollout) == (1, None)
     assert made.outcome.template is None, "it doesn't try"
-    assert made.record.template == "", "where it goes back to is not forgotten"
+    assert made.record.template == PodTemplate(), "where it goes back to is not forgotten"
     first = made.template.revision
     made.template = replace(made.template, problem="")
     made.settle()
-    assert (made.model.rollout.back_to, revision(made)) == ("", f"{MODEL}-2")
+    assert (made.model.rollout.back_to, revision(made)) == (PodTemplate(), f"{MODEL}-2")
     assert made.template.revision != first
 
 
@@ -276,7 +276,7 @@ def test_the_template_is_asked_for_until_it_is_as_it_should_be() -> None:
     made = restarting()
     wanted, made.template = made.template, SeenTemplate("")
     outcome = made.once()
-    assert (outcome.write, outcome.template) == (False, wanted.revision)
+    assert (outcome.write, outcome.template) == (False, at(wanted.revision))
     assert outcome.revisit_after is not None
 
 
@@ -341,12 +341,23 @@ def test_a_first_version_comes_with_new_pods_too() -> None:
     assert made.committed == 1
 
 
-def _record(rollout: str | None = None, back_to: str = "", committed: int = 1) -> dict[str, ModelRecord]:
-    def ref(version: int) -> VersionRef:
-        return VersionRef(version=version, digest=digest(version))
+OLD, NEW = "models/m:1", "models/m:2"
 
-    running = None if rollout is None else RolloutRecord(candidate=ref(2), revision=rollout, back_to=back_to)
+
+def _record(
+    rollout: str | None = None, back_to: str = "", committed: int = 1, images: bool = False
+) -> dict[str, ModelRecord]:
+    def ref(version: int) -> VersionRef:
+        image = {1: OLD, 2: NEW}[version] if images else None
+        return VersionRef(version=version, digest=digest(version), image=image)
+
+    before = PodTemplate(revision=back_to, image=OLD if images else "")
+    running = None if rollout is None else RolloutRecord(candidate=ref(2), revision=rollout, back_to=before)
     return {MODEL: ModelRecord(committed=ref(committed), rollout=running)}
+
+
+def at(revision: str | None, image: str = "") -> PodTemplate | None:
+    return None if revision is None else PodTemplate(revision=revision, image=image)
 
 
 @pytest.mark.parametrize(
@@ -354,7 +365,7 @@ def _record(rollout: str | None = None, back_to: str = "", committed: int = 1) -
     [
         ("", None, _record(), _record(), (None, None)),
         ("", None, _record(), _record("r2"), ("r2", None)),
-        ("r2", None, _record("r2", "r1"), _record("r2", "r1"), ("r2", None)),
+        ("r2", None, _record("r2", "r1"), _record("r2", "r1"), (None, None)),
         ("r2", None, _record("r2", "r1"), _record(committed=2), (None, None)),
         ("r2", None, _record("r2", "r1"), _record(), ("r1", "r1")),
         ("r2", "r1", _record(), _record(), ("r1", "r1")),
@@ -364,11 +375,116 @@ def _record(rollout: str | None = None, back_to: str = "", committed: int = 1) -
     ],
 )
 def test_the_template_after_a_pass(seen, ending, before, after, expected) -> None:
-    assert template_after(SeenTemplate(seen), ending, before, after) == expected
+    assert template_after(SeenTemplate(seen), at(ending), before, after) == tuple(map(at, expected))
+
+
+@pytest.mark.parametrize(
+    ("seen", "ending", "before", "after", "expected"),
+    [
+        (("", OLD), None, _record(images=True), _record("r2", images=True), (at("r2", NEW), None)),
+        (("r2", OLD), None, _record("r2", images=True), _record("r2", images=True), (at("r2", NEW), None)),
+        (("r2", NEW), None, _record("r2", images=True), _record("r2", images=True), (None, None)),
+        (("r2", NEW), None, _record("r2", images=True), _record(committed=2, images=True), (None, None)),
+        (("r2", NEW), None, _record("r2", images=True), _record(images=True), (at("", OLD), at("", OLD))),
+        (("", NEW), at("", OLD), _record(images=True), _record(images=True), (at("", OLD), at("", OLD))),
+        (("", OLD), at("", OLD), _record(images=True), _record(images=True), (None, None)),
+        # Somebody installed the server anew, which gave the volume its first image.
+        (
+            ("r2", OLD),
+            None,
+            _record(committed=2, images=True),
+            _record(committed=2, images=True),
+            (at("r2", NEW), None),
+        ),
+        # What serves lies in no image of ours.
+        (("r2", OLD), None, _record(), _record(), (None, None)),
+    ],
+)
+def test_the_image_of_the_template_after_a_pass(seen, ending, before, after, expected) -> None:
+    template = SeenTemplate(seen[0], image=seen[1])
+    assert template_after(template, ending, before, after) == expected
 
 
 @pytest.mark.parametrize("template", [None, SeenTemplate("r2", "it may not")])
 def test_a_template_that_cant_be_changed_now_is_remembered(template: SeenTemplate | None) -> None:
     assert template_after(template, None, _record(), _record("r2", "r1")) == (None, None)
-    assert template_after(template, None, _record("r2", "r1"), _record()) == (None, "r1")
-    assert template_after(template, "r1", _record(), _record()) == (None, "r1")
+    assert template_after(template, None, _record("r2", "r1"), _record()) == (None, at("r1"))
+    assert template_after(template, at("r1"), _record(), _record()) == (None, at("r1"))
+
+
+def with_images() -> Cluster:
+    """Version 1 serves from the image that the server was installed with."""
+    made = Cluster("a", "b", orchestrated=True)
+    made.template = SeenTemplate("", image=OLD)
+    return made.serves(model_version(1))
+
+
+def test_new_pods_mount_the_image_of_a_version() -> None:
+    made = with_images()
+    made.model_versions.append(model_version(2, uri=f"oci://{NEW}", rollout=RESTART))
+    made.settle()
+    assert (revision(made), made.template.image) == (f"{MODEL}-2", NEW)
+    planned = entry(made).versions[0]
+    assert (planned.uri, planned.path) == (None, None), "nobody fetches it: it is mounted at its place"
+    made.restart("a", "c")
+    made.restart("b", "d")
+    made.settle()
+    assert (made.committed, made.model.committed.image) == (2, NEW)
+    made.template = SeenTemplate(made.template.revision, image=OLD)
+    made.settle()
+    assert made.template.image == NEW, "what serves is mounted, whatever the server was installed with"
+
+
+def test_back_from_an_image_is_back_to_the_one_before() -> None:
+    made = with_images()
+    made.model_versions.append(model_version(2, uri=f"oci://{NEW}", rollout=RESTART))
+    made.settle()
+    made.failures["c", 2] = failure(Reason.LOAD_FAILED)
+    made.restart("a", "c")
+    made.settle()
+    assert (made.template.revision, made.template.image) == ("", OLD)
+    assert made.record.template is None
+
+
+def test_an_image_is_known_again_when_the_record_was_lost() -> None:
+    made = with_images()
+    made.model_versions.append(model_version(2, uri=f"oci://{NEW}", rollout=RESTART))
+    made.settle()
+    made.restart("a", "c")
+    made.settle()
+    outcome = reconcile(replace(made.observe(1.0), record=None, plan=None))
+    rollout = outcome.record.models[MODEL].rollout
+    assert (rollout.candidate.image, outcome.template) == (NEW, None)
+
+
+@pytest.mark.parametrize(
+    ("uri", "image", "mode", "reason", "said"),
+    [
+        (f"oci://{NEW}", "", "Restart", "ModeNotSupported", "models.image.reference"),
+        (f"oci://{NEW}", OLD, "InPlace", "NotSupported", "use Restart"),
+        ("oci://", OLD, "Restart", "NotSupported", "names no image"),
+        ("oci://a b", OLD, "Restart", "NotSupported", "names no image"),
+    ],
+)
+def test_an_image_that_cant_be_mounted_is_refused(uri, image, mode, reason, said) -> None:
+    made = Cluster("a", orchestrated=True)
+    made.template = SeenTemplate("", image=image)
+    made.serves(model_version(1))
+    made.model_versions.append(model_version(2, uri=uri, rollout={"mode": mode}))
+    made.settle()
+    assert made.condition(2, "Stalled") == ("True", reason)
+    assert said in made.status(2).message
+
+
+def test_one_image_serves_all_models_of_a_server() -> None:
+    made = with_images()
+    made.model_versions.append(model_version(2, uri=f"oci://{NEW}", rollout=RESTART))
+    made.settle()
+    made.restart("a", "c")
+    made.restart("b", "d")
+    made.settle()
+    made.model_versions.append(model_version(7, model="dogs", uri="oci://models/dogs:7", rollout=RESTART))
+    made.model_versions.append(model_version(7, model="birds", uri=f"oci://{NEW}", rollout=RESTART))
+    made.settle()
+    assert "model cats-dogs is served from another" in made.status(7, "dogs-7").message
+    assert revision(made) == "birds-7", "it is in the same image"

@@ -11,9 +11,10 @@ import pytest
 
 from windlass_contract.canonical import digest_of_bytes
 from windlass_contract.model_version import ModelVersionStatus
+from windlass_contract.record import PodTemplate
 from windlass_operator.driving.samples import Samples
 from windlass_operator.kubernetes_driver.cluster import UNTOLD, Cluster, Seen
-from windlass_operator.kubernetes_driver.objects import SeenPod, deployment_of, model_version_of, pod_of, revision_patch
+from windlass_operator.kubernetes_driver.objects import SeenPod, deployment_of, model_version_of, pod_of, template_patch
 from windlass_operator.kubernetes_driver.reviews import pod_of_review
 from windlass_operator.kubernetes_driver.telling import desired
 
@@ -250,6 +251,19 @@ def test_the_template_of_a_server_is_that_of_its_only_deployment(deployments, fo
 
 @pytest.mark.parametrize(("revision", "written"), [("m-2-7", "m-2-7"), ("", None)])
 def test_a_template_is_changed_only_as_it_was_seen(revision, written) -> None:
-    patch = revision_patch(deployment_of(deployment(version=5, revision="m-1-3")), revision)
+    seen = deployment_of(deployment(version=5, revision="m-1-3"))
+    patch = template_patch(seen, PodTemplate(revision=revision))
     assert patch["metadata"] == {"resourceVersion": "5"}
     assert patch["spec"] == {"template": {"metadata": {"annotations": {"windlass.dev/revision": written}}}}
+
+
+def test_the_image_of_the_models_is_seen_and_changed_where_there_is_one() -> None:
+    document = deployment(revision="m-1-3")
+    document["spec"]["template"]["spec"]["volumes"] = [
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "models", "image": {"reference": "models/m:1", "pullPolicy": "IfNotPresent"}},
+    ]
+    seen = deployment_of(document)
+    assert (seen.revision, seen.image) == ("m-1-3", "models/m:1")
+    template = template_patch(seen, PodTemplate(revision="m-2-7", image="models/m:2"))["spec"]["template"]
+    assert template["spec"] == {"volumes": [{"name": "models", "image": {"reference": "models/m:2"}}]}

@@ -14,7 +14,7 @@ import structlog
 
 from windlass_contract.model_version import ModelVersionStatus
 from windlass_contract.plan import ServingPlan
-from windlass_contract.record import RolloutRecordSet, ServerState, Verdict
+from windlass_contract.record import PodTemplate, RolloutRecordSet, ServerState, Verdict
 from windlass_operator.control.hub import Hub
 from windlass_operator.engine.interface import Event, Observation, Outcome, SeenReport
 from windlass_operator.metrics import Metrics
@@ -46,8 +46,8 @@ class Tools:
     holds: Callable[[], bool]
     """Whether this operator is still the one that acts."""
     acting_since: float
-    restart: Callable[[str, str], Awaitable[None]] | None = None
-    """Gives the template of a server's replicas a revision, if it has another; None: there are no templates."""
+    restart: Callable[[str, PodTemplate], Awaitable[None]] | None = None
+    """Changes the template of a server's replicas; None: there are no templates."""
     clock: Callable[[], float] = time.monotonic
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from windlass_contract.decision import DecisionSpec
 from windlass_contract.model_version import ModelVersion, ModelVersionStatus
 from windlass_contract.plan import ServingPlan
-from windlass_contract.record import RolloutRecordSet
+from windlass_contract.record import PodTemplate, RolloutRecordSet
 from windlass_contract.report import ServingReport
 
 
@@ -58,6 +58,8 @@ class SeenTemplate:
     """As it is now; empty: none that we gave it."""
     problem: str = ""
     """Why it can't be changed; empty: it can."""
+    image: str = ""
+    """Of the image volume that the models are in; empty: there is none."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,8 @@ class Outcome:
     """To be shown once, after the write succeeded."""
     renewed: tuple[str, ...] = ()
     """Models whose candidate's weight may be renewed."""
-    template: str | None = None
-    """The revision to give the Pod template, after the write succeeded; None: leave it as it is."""
+    template: PodTemplate | None = None
+    """What to make of the Pod template, after the write succeeded; None: leave it as it is."""
     revisit_after: float | None = None
     """Seconds after which something may change by time alone; None: only by news."""
     gathering: bool = False

@@ -8,7 +8,7 @@ from typing import Any
 
 from windlass_contract.canonical import canonical_json
 from windlass_contract.plan import ServingPlan
-from windlass_contract.record import ModelRecord, RolloutRecordSet
+from windlass_contract.record import ModelRecord, PodTemplate, RolloutRecordSet
 
 from .decisions import take_decisions
 from .desired import claims_of
@@ -74,7 +74,6 @@ def reconcile(observation: Observation) -> Outcome:
     epoch = 0 if plan is None else plan.epoch
     models = {name: _dated(record, epoch) for name, record in drafts.items()}
     template, remembered = template_after(observation.template, ending, base.models, models)
-    template_waits = observation.template is not None and template not in {None, observation.template.revision}
     record = _record(observation, models, remembered)
     write = bool(events) or _has_to_be_written(observation, record, plan)
     if base.rebuilt and write:
@@ -87,7 +86,7 @@ def reconcile(observation: Observation) -> Outcome:
         statuses=statuses_of(observation, fleet, views),
         events=tuple(events) if write else (),
         template=template,
-        revisit_after=REVISIT_SECONDS if template_waits or any(map(_clock_runs, models.values())) else None,
+        revisit_after=REVISIT_SECONDS if template is not None or any(map(_clock_runs, models.values())) else None,
         remarks=(*remarks_of(views), *fleet.remarks()),
     )
 
@@ -103,7 +102,7 @@ def _pass_over(
     events: list[Event],
 ) -> View:
     """Adds to `events` what has to be told."""
-    claims = claims_of(objects, before, restarts.problem)
+    claims = claims_of(objects, before, restarts.forbids)
     names = {(claim.version, claim.digest): claim.seen.name for claim in claims if claim.digest is not None}
     draft = Draft(model, before, names)
     mine = [each for each in observation.decisions if each.server == observation.server]
@@ -113,7 +112,7 @@ def _pass_over(
         take_decisions(draft, mine, fleet)
         hear_reports(draft, claims, fleet)
         # What is committed decides which claims can be started: a rollback may have changed it.
-        claims = claims_of(objects, draft.record, restarts.problem)
+        claims = claims_of(objects, draft.record, restarts.forbids)
         if not observation.frozen:
             follow_desired(draft, claims, fleet, elapsed, restarts)
         committed = draft.record.committed
@@ -121,7 +120,7 @@ def _pass_over(
         age_previous(draft, claims, fleet, elapsed if draft.record.committed is committed else 0.0)
         if not observation.frozen:
             retire(draft, claims)
-        claims = claims_of(objects, draft.record, restarts.problem)
+        claims = claims_of(objects, draft.record, restarts.forbids)
         if draft.record is start:
             break
         elapsed = 0.0
@@ -162,7 +161,9 @@ def _dated(record: ModelRecord, epoch: int) -> ModelRecord:
     return record.model_copy(update=update) if update else record
 
 
-def _record(observation: Observation, models: dict[str, ModelRecord], template: str | None) -> RolloutRecordSet | None:
+def _record(
+    observation: Observation, models: dict[str, ModelRecord], template: PodTemplate | None
+) -> RolloutRecordSet | None:
     if observation.record is None and not models:
         return None
     # Not written where there is none: an older operator reads what this one wrote.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from windlass_contract.plan import LAST_EPOCH, ModelPlan, PlannedVersion, ServingPlan
-from windlass_contract.record import ModelRecord, Phase, RolloutRecord, VersionRef
+from windlass_contract.record import ModelRecord, Phase, PodTemplate, RolloutRecord, VersionRef
 
 from .fleet import Fleet
 from .interface import Observation
@@ -121,7 +121,7 @@ def _rebuild_restart(
             attempt=planned.attempt,
             samples=planned.samples,
             revision=revision,
-            back_to=old.back_to if same and old is not None else "",
+            back_to=old.back_to if same and old is not None else PodTemplate(),
         )
     return None
 

@@ -10,44 +10,64 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from windlass_contract.model_version import Mode
-from windlass_contract.record import ModelRecord, Phase, RolloutRecord
+from windlass_contract.model_version import Mode, ModelVersionSpec
+from windlass_contract.record import ModelRecord, Phase, PodTemplate, RolloutRecord
 
-from .desired import NO_RESTART, Claim, claim_of, desired
+from .desired import Claim, claim_of, desired, image_of, never
 from .interface import SeenTemplate
+
+NO_IMAGE = (
+    "spec.artifact.uri is oci://, and the Pods of this server don't mount an image as their folder of models: install "
+    "chart windlass-server with models.image.reference"
+)
 
 
 @dataclass
 class Restarts:
     """What a pass knows of them."""
 
-    problem: str
-    """Why the Pod template can't be changed; empty: it can."""
-    back_to: str
-    """The revision of the template that what is committed runs on."""
+    template: SeenTemplate | None
+    back_to: PodTemplate
+    """What is committed runs on it."""
     running: str | None
     """The model that is being rolled out so."""
     attempt: int
     """Of a rollout that is started in this pass."""
+    images: Mapping[str, str]
+    """What models are served from, as far as their files come by an image."""
 
     @classmethod
     def of(
-        cls, template: SeenTemplate | None, ending: str | None, models: Mapping[str, ModelRecord], attempt: int
+        cls, template: SeenTemplate | None, ending: PodTemplate | None, models: Mapping[str, ModelRecord], attempt: int
     ) -> Restarts:
-        """As things stand before the pass. `ending`: the revision that the template is on its way back to."""
-        if template is None:
-            return cls(NO_RESTART, "", None, attempt)
+        """As things stand before the pass. `ending`: what the template is on its way back to."""
+        images = _images(models)
         running = _running(models)
         if running is not None:
-            return cls(template.problem, _back_to(models[running]), running, attempt)
-        return cls(template.problem, template.revision if ending is None else ending, None, attempt)
+            return cls(template, _back_to(models[running]), running, attempt, images)
+        seen = template or SeenTemplate("")
+        present = PodTemplate(revision=seen.revision, image=next(iter(images.values()), seen.image))
+        return cls(template, present if ending is None else ending, None, attempt, images)
+
+    def forbids(self, spec: ModelVersionSpec) -> str:
+        """Why a version can't be brought as it asks for; empty: it can."""
+        if self.template is None or spec.rollout.mode is not Mode.RESTART:
+            return never(spec)
+        image = image_of(spec)
+        if self.template.problem or image is None:
+            return self.template.problem
+        if not self.template.image:
+            return NO_IMAGE
+        others = [name for name, other in self.images.items() if name != spec.model and other != image]
+        return f"the Pods mount one image, and model {others[0]} is served from another" if others else ""
 
     def wanted(self, want: Claim, committed: Claim | None) -> bool:
         """Whether a version has to be brought by new Pods: also one that replaces what needed them, since it needn't
         fit beside that."""
         if want.spec.rollout.mode is Mode.RESTART:
             return True
-        return not self.problem and committed is not None and committed.spec.rollout.mode is Mode.RESTART
+        possible = self.template is not None and not self.template.problem
+        return possible and committed is not None and committed.spec.rollout.mode is Mode.RESTART
 
     def other_way(self, rollout: RolloutRecord, want: Claim, committed: Claim | None) -> bool:
         """Whether the running rollout's mode was edited: the way out for a version that doesn't fit beside the old one.
@@ -78,38 +98,57 @@ class Restarts:
 
 def template_after(
     template: SeenTemplate | None,
-    ending: str | None,
+    ending: PodTemplate | None,
     before: Mapping[str, ModelRecord],
     after: Mapping[str, ModelRecord],
-) -> tuple[str | None, str | None]:
-    """The revision to give the template now (None: leave it as it is), and the one to remember until it is seen there.
-    `ending`: the one remembered so far.
+) -> tuple[PodTemplate | None, PodTemplate | None]:
+    """What to make of the template now (None: leave it), and what to remember until it is seen there.
+    `ending`: what was remembered so far.
     """
     running = _running(after)
     if running is not None:
-        return _if_possible(template, _revision(after[running])), None
+        return _if_possible(template, _bringing(after[running])), None
     ended = _running(before)
     if ended is not None:
         committed = after[ended].committed if ended in after else None
         rollout = before[ended].rollout
         arrived = committed is not None and rollout is not None and committed.digest == rollout.candidate.digest
         ending = None if arrived else _back_to(before[ended])
-    if template is not None and ending == template.revision:
+    if template is not None and ending is not None and _is(template, ending):
         ending = None
+    if ending is None and template is not None and template.image:
+        # Who installs the server anew gives the volume the image that it had at first.
+        image = next(iter(_images(after).values()), template.image)
+        served = PodTemplate(revision=template.revision, image=image)
+        return _if_possible(template, served), None
     return _if_possible(template, ending), ending
 
 
+def _is(template: SeenTemplate, wanted: PodTemplate) -> bool:
+    return template.revision == wanted.revision and wanted.image in {"", template.image}
+
+
+def _images(models: Mapping[str, ModelRecord]) -> dict[str, str]:
+    committed = {name: models[name].committed for name in sorted(models)}
+    return {name: ref.image for name, ref in committed.items() if ref is not None and ref.image is not None}
+
+
 def _running(models: Mapping[str, ModelRecord]) -> str | None:
-    return next((name for name in sorted(models) if _revision(models[name])), None)
+    return next((name for name in sorted(models) if _bringing(models[name]).revision), None)
 
 
-def _revision(model: ModelRecord) -> str:
-    return "" if model.rollout is None else model.rollout.revision
+def _bringing(model: ModelRecord) -> PodTemplate:
+    rollout = model.rollout
+    if rollout is None:
+        return PodTemplate()
+    return PodTemplate(revision=rollout.revision, image=rollout.candidate.image or rollout.back_to.image)
 
 
-def _back_to(model: ModelRecord) -> str:
-    return "" if model.rollout is None else model.rollout.back_to
+def _back_to(model: ModelRecord) -> PodTemplate:
+    return PodTemplate() if model.rollout is None else model.rollout.back_to
 
 
-def _if_possible(template: SeenTemplate | None, revision: str | None) -> str | None:
-    return revision if template is not None and not template.problem else None
+def _if_possible(template: SeenTemplate | None, wanted: PodTemplate | None) -> PodTemplate | None:
+    if template is None or template.problem or wanted is None or _is(template, wanted):
+        return None
+    return wanted

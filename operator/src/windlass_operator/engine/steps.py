@@ -264,7 +264,7 @@ def _same_samples(one: SamplesRef | None, other: SamplesRef | None) -> bool:
     return (one and (one.digest, one.min_score)) == (other and (other.digest, other.min_score))
 
 
-def _start(draft: Draft, want: Claim, fleet: Fleet, **restart: str) -> None:
+def _start(draft: Draft, want: Claim, fleet: Fleet, **restart: Any) -> None:
     record = draft.record
     ref = learned(fleet, draft.model, want.reference())
     samples = want.samples()
@@ -357,4 +357,6 @@ def _named(ref: VersionRef, claims: Sequence[Claim]) -> VersionRef:
         update["model_version"] = named.model_version
     if named.uri != ref.uri:
         update |= {"uri": named.uri, "path": named.path}
+    if named.image != ref.image:
+        update["image"] = named.image
     return ref.model_copy(update=update) if update else ref

@@ -129,7 +129,7 @@ class Cluster:
         found = self.deployments_of(key)
         if len(found) == 1:
             silent = "" if found[0].tells_revision else UNTOLD.format(found[0].name)
-            return SeenTemplate(found[0].revision, forbidden or silent)
+            return SeenTemplate(found[0].revision, forbidden or silent, found[0].image)
         server = key.partition("/")[2]
         names = ", ".join(each.name for each in found)
         problem = (

@@ -14,6 +14,7 @@ from typing import Any
 import kopf
 import structlog
 
+from windlass_contract.record import PodTemplate
 from windlass_operator.control.hub import Hub
 from windlass_operator.driving.durable import HoldLostError
 from windlass_operator.driving.server_worker import ServerWorker, Tools
@@ -21,12 +22,12 @@ from windlass_operator.driving.view import ServerView
 from windlass_operator.engine.interface import Event, Observation, Outcome
 from windlass_operator.metrics import Metrics
 
-from .api import CONFLICT, MERGE_PATCH, Api, ApiError, single
+from .api import CONFLICT, STRATEGIC_PATCH, Api, ApiError, single
 from .authority import RENEW_SECONDS as CERTIFICATE_SECONDS
 from .authority import Authority
 from .cluster import Cluster, Seen
 from .lease import RENEW_SECONDS, Lease
-from .objects import SeenPod, deployment_of, revision_patch
+from .objects import SeenPod, deployment_of, template_patch
 from .samples import SamplesOfConfigMaps
 from .seeing import Sight, wait_for
 from .store import ConfigMapStore
@@ -278,25 +279,25 @@ class KubernetesDriver:
         if events:
             asyncio.get_running_loop().create_task(self._people.tell(key, events, datetime.now(UTC)))
 
-    async def _restart(self, key: str, revision: str) -> None:
-        """Gives a server's Pod template a revision; its Deployment's controller does the rest. Tried again at the next
-        pass. Only while it is the Deployment that was seen: another operator may act by now.
+    async def _restart(self, key: str, template: PodTemplate) -> None:
+        """Changes a server's Pod template; its Deployment's controller does the rest. Tried again at the next pass.
+        Only while it is the Deployment that was seen: another operator may act by now.
         """
         for each in self._cluster.deployments_of(key):
-            if each.revision == revision or not self.lease.held():
+            if not self.lease.held():
                 continue
             try:
                 answer = await self._api.request(
                     "PATCH",
                     single("deployments", each.namespace, each.name),
-                    revision_patch(each, revision),
-                    content_type=MERGE_PATCH,
+                    template_patch(each, template),
+                    content_type=STRATEGIC_PATCH,
                 )
             except ApiError as error:
                 say = self._log.info if error.status == CONFLICT else self._log.error
                 say("template.not_changed", server=key, deployment=each.name, error=str(error))
                 continue
-            self._log.info("template.changed", server=key, deployment=each.name, revision=revision)
+            self._log.info("template.changed", server=key, deployment=each.name, **template.to_dict())
             self._cluster.deployments.put(deployment_of(answer))
             self._touch(key)
 

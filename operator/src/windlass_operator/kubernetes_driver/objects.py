@@ -12,6 +12,7 @@ from windlass_contract.decision import DecisionSpec
 from windlass_contract.document import DocumentError, load_json
 from windlass_contract.identifiers import GROUP, ServerName
 from windlass_contract.model_version import ModelVersion
+from windlass_contract.record import PodTemplate
 
 from .api import Object, version_of
 
@@ -19,6 +20,8 @@ SERVER_LABEL = f"{GROUP}/server"
 REVISION_ANNOTATION = f"{GROUP}/revision"
 """Of a Pod template: replicas are told it as their revision."""
 REVISION_VARIABLE = "WINDLASS_REVISION"
+MODELS_VOLUME = "models"
+"""Of Pods: may be an image."""
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 MANAGER = "windlass-operator"
 DECISION_PREFIX = f"decisions.{GROUP}/"
@@ -83,6 +86,8 @@ class SeenDeployment(Named):
     """Of its Pod template, as we gave it; empty: none."""
     tells_revision: bool = True
     """Whether replicas that are made from the template are told its revision."""
+    image: str = ""
+    """That its volume of models mounts; empty: it is a volume of another kind."""
 
 
 def model_version_of(value: Object) -> SeenObject:
@@ -135,7 +140,9 @@ def deployment_of(value: Object) -> SeenDeployment:
     wanted = _number((value.get("spec") or {}).get("replicas"), 1)
     template = (value.get("spec") or {}).get("template") or {}
     annotations = (template.get("metadata") or {}).get("annotations") or {}
-    containers = (template.get("spec") or {}).get("containers") or ()
+    pod = template.get("spec") or {}
+    containers = pod.get("containers") or ()
+    images = {each.get("name"): each.get("image") or {} for each in pod.get("volumes") or ()}
     return SeenDeployment(
         *_named(value),
         server=_server(labels.get(SERVER_LABEL)),
@@ -144,16 +151,16 @@ def deployment_of(value: Object) -> SeenDeployment:
         tells_revision=any(
             each.get("name") == REVISION_VARIABLE for one in containers for each in one.get("env") or ()
         ),
+        image=str(images.get(MODELS_VOLUME, {}).get("reference") or ""),
     )
 
 
-def revision_patch(seen: SeenDeployment, revision: str) -> Object:
-    """What gives a Deployment's Pod template a revision, as long as nobody changed it since it was seen."""
-    annotations = {REVISION_ANNOTATION: revision or None}
-    return {
-        "metadata": {"resourceVersion": str(seen.version)},
-        "spec": {"template": {"metadata": {"annotations": annotations}}},
-    }
+def template_patch(seen: SeenDeployment, wanted: PodTemplate) -> Object:
+    """What makes of a Deployment's Pod template what is wanted, as long as nobody changed it since it was seen."""
+    template: Object = {"metadata": {"annotations": {REVISION_ANNOTATION: wanted.revision or None}}}
+    if wanted.image:
+        template["spec"] = {"volumes": [{"name": MODELS_VOLUME, "image": {"reference": wanted.image}}]}
+    return {"metadata": {"resourceVersion": str(seen.version)}, "spec": {"template": template}}
 
 
 def _named(value: Object) -> tuple[str, str, str, int]:
