@@ -57,8 +57,8 @@ def pod_of(deployment: Object, name: str) -> Object:
         )
     if "image" in volume:
         raise UserError(
-            f"the models of {server} are an image: nothing can be written into it. Put the version into an image of its "
-            "own, and name that by oci:// in the ModelVersion: docs/artifacts.md"
+            f"the models of {server} are an image: nothing can be written into it. Put the version into an image of "
+            "its own, and name that by oci:// in the ModelVersion: docs/artifacts.md"
         )
     writable = {key: value for key, value in mount.items() if key != "readOnly"}
     source = {
