@@ -53,6 +53,8 @@ def test_new_pods_bring_it_and_it_is_committed_when_all_are_new() -> None:
     made.settle()
     assert made.committed == 1, "an old one is left"
     assert made.events.count("Admitted") == 1
+    assert (made.condition(1, "Ready")[0], made.condition(1, "Degraded")[0]) == ("True", "False")
+    assert (made.status(2).phase, "new Pods answer with it" in made.status(2).message) == ("Preparing", True)
     model = made.plan.models[MODEL]
     assert [each.version for each in model.versions] == [1], "old ones hold what they held"
     assert [(each.version, each.weight) for each in entry(made).versions] == [(2, 1000)]

@@ -290,7 +290,9 @@ def _degraded(view: View, role: str, fleet: Fleet, troubles: list[tuple[str, Fai
         wrong.append(f"it failed its clients: traffic is taken away on {', '.join(opened[:5])}")
     if fleet.unreachable:
         wrong.append(f"can't hear {', '.join(fleet.unreachable[:5])}")
-    if not wrong and counts.prepared < counts.desired:
+    rollout = view.record.rollout
+    restarting = rollout is not None and rollout.phase is Phase.ADMITTED  # new Pods hold the next version instead
+    if not wrong and not restarting and counts.prepared < counts.desired:
         wrong.append(f"resident on {counts.prepared} of {_replicas(counts.desired)}")
     return "; ".join(wrong)
 
