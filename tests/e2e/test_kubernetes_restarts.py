@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -209,7 +210,7 @@ class Pictures:
     server: Server
     made: Callable[[int], Document]
     """The ModelVersion of a version, with its image in all nodes."""
-    install: Callable[[], str]
+    upgrade: Callable[[], str]
     """`helm upgrade`, with the image of the first version."""
 
 
@@ -268,9 +269,13 @@ def test_a_version_in_an_image_comes_and_goes_by_new_pods(pictures: Pictures) ->
         server.space.apply(pictures.made(2))
         serves(server, 2, old)
         assert mounted(server).endswith("-2")
-        # The chart knows the first image only: what serves is mounted again.
-        pictures.install()
-        until("the image of what serves is mounted", lambda: mounted(server).endswith("-2"))
+        old = pods(server)
+        pictures.upgrade()
+        assert (mounted(server)[-2:], pods(server)) == ("-2", old), "an upgrade knows the first image only"
+        first = {"name": "models", "image": {"reference": mounted(server)[:-1] + "1"}}
+        patch = json.dumps({"spec": {"template": {"spec": {"volumes": [first]}}}})
+        server.space.kubectl("patch", "deployment", server.name, "--patch", patch)
+        until("the image of what serves is mounted again", lambda: mounted(server).endswith("-2"))
         server.wait_ready(FEW)
         assert set(server.answers().values()) == {"2"}
         old = pods(server)

@@ -95,6 +95,18 @@
 {{- end }}
 {{- end }}
 
+{{/* The image that the models are in: the value's at first, then what the operator mounted since. */}}
+{{- define "windlass-server.modelsImage" -}}
+{{- $reference := .Values.models.image.reference }}
+{{- $live := lookup "apps/v1" "Deployment" (include "windlass-server.namespace" .) (include "windlass-server.name" .) }}
+{{- range dig "spec" "template" "spec" "volumes" list ($live | default dict) }}
+{{- if and (eq .name "models") .image }}
+{{- $reference = .image.reference }}
+{{- end }}
+{{- end }}
+{{- $reference }}
+{{- end }}
+
 {{- define "windlass-server.volumes" -}}
 - name: models
   {{- if include "windlass-server.claim" . }}
@@ -102,7 +114,7 @@
   {{- else if .Values.models.hostPath }}
   hostPath: {path: {{ .Values.models.hostPath }}, type: Directory}
   {{- else if .Values.models.image.reference }}
-  image: {reference: {{ .Values.models.image.reference | quote }}, pullPolicy: {{ .Values.models.image.pullPolicy }}}
+  image: {reference: {{ include "windlass-server.modelsImage" . | quote }}, pullPolicy: {{ .Values.models.image.pullPolicy }}}
   {{- else if .Values.models.emptyDir.enabled }}
   emptyDir: {sizeLimit: {{ .Values.models.emptyDir.sizeLimit }}}
   {{- else }}
