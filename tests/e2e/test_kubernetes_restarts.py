@@ -76,7 +76,7 @@ def decide(server: Server, action: str, version: int) -> None:
         f'"version": {version}, "digest": "{digest}"}}'
     )
     name = f"{server.model}-{version}"
-    server.space.kubectl("annotate", "modelversion", name, f"decisions.windlass.dev/{action}={decision}")
+    server.space.kubectl("annotate", "modelversion", name, f"decisions.windlass.dev/{action}-{version}={decision}")
 
 
 def serves(server: Server, version: int, old: set[str]) -> None:
