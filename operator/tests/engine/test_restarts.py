@@ -448,6 +448,29 @@ def test_back_from_an_image_is_back_to_the_one_before() -> None:
     assert made.record.template is None
 
 
+def test_an_undo_of_what_lies_in_an_image_mounts_the_one_before() -> None:
+    made = Cluster("a", "b", orchestrated=True)
+    made.template = SeenTemplate("", image=OLD)
+    made.model_versions.append(model_version(1, uri=f"oci://{OLD}", rollout=RESTART))
+    made.settle()
+    for version, image in ((1, OLD), (2, NEW)):
+        assert (revision(made), made.template.image) == (f"{MODEL}-{version}", image)
+        made.restart(made.replicas[0], f"c{version}")
+        made.restart(made.replicas[1], f"d{version}")
+        made.settle()
+        assert made.committed == version
+        if version == 1:
+            made.model_versions.append(model_version(2, uri=f"oci://{NEW}", rollout=RESTART))
+            made.settle()
+    made.decisions.append(decision("undo", 2))
+    made.settle()
+    assert (revision(made), made.template.image, made.committed) == (f"{MODEL}-1", OLD, 2)
+    made.restart("c2", "e")
+    made.restart("d2", "f")
+    made.settle()
+    assert (made.committed, made.status(2).phase) == (1, "Held")
+
+
 def test_an_image_is_known_again_when_the_record_was_lost() -> None:
     made = with_images()
     made.model_versions.append(model_version(2, uri=f"oci://{NEW}", rollout=RESTART))
