@@ -19,6 +19,7 @@ LONGEST_FIRST = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist looks at the marks in this hook, too
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files share what is expensive to start; programs started as the docs write them share the default ports.
 
@@ -28,3 +29,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         group = "default ports" if item.get_closest_marker("default_ports") else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Ends a run whose groups pytest-xdist would take apart: it finds them in the tests' names."""
+    apart = [item for item in session.items if "@" not in item.nodeid]
+    if getattr(session.config.option, "loadgroup", False) and apart:
+        raise pytest.UsageError("pytest-xdist doesn't keep the tests of a file together with this pytest; pin another")

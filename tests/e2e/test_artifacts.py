@@ -22,7 +22,7 @@ from windlass_testing.models import affine_tflite
 from windlass_testing.one_machine import BIN
 from windlass_testing.pages import ROOT
 
-pytestmark = [pytest.mark.lab, pytest.mark.unproven, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
 FETCHING = ("models.existingClaim=", "models.emptyDir.enabled=true", "fetcher.enabled=true")
 

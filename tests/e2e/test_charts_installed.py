@@ -59,7 +59,6 @@ def _before(chart: str, folder: Path) -> Path:
     return old
 
 
-@pytest.mark.unproven
 def test_installed_tested_upgraded_and_uninstalled_without_a_trace(server: Server, helm: Helm, tmp_path: Path) -> None:
     space = server.space
     before = {chart: _before(chart, tmp_path) for chart in ("windlass-operator", "windlass-server")}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from checkout import copy_checkout
 from windlass_lab.testing.docker import DockerEngine, Swarm
 from windlass_lab.testing.waiting import until
 
@@ -28,19 +28,7 @@ class Clone:
 
     def __init__(self, engine: DockerEngine, folder: Path) -> None:
         self.engine, self.folder, self.port = engine, folder, free_port()
-        listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-            timeout=60,
-        )
-        for name in listed.stdout.decode().split("\0")[:-1]:
-            if (ROOT / name).is_file():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, folder / name)  # with its time: nothing is to be installed anew
-        for name in (".venv", ".tools"):
-            (folder / name).symlink_to(ROOT / name)
+        copy_checkout(folder)
         environment = {key: value for key, value in os.environ.items() if not key.startswith("WINDLASS_")}
         self.environment = environment | engine.environment | {"WINDLASS_PUBLISH": str(self.port)}
 

@@ -22,7 +22,7 @@ from windlass_lab.testing.registry import Registry
 
 from windlass_testing.evidence import measured
 
-pytestmark = [pytest.mark.lab, pytest.mark.unproven]
+pytestmark = pytest.mark.lab
 
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 SHIPPED = [("server", "litert"), ("operator", "operator")]

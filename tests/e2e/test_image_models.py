@@ -14,7 +14,7 @@ import pytest
 from image_kit import ROOT, Images, readable, shared_folder
 from windlass_lab.testing.docker import DockerEngine
 
-pytestmark = [pytest.mark.lab, pytest.mark.unproven, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.lab, pytest.mark.soak, pytest.mark.timeout(900)]
 
 SUITE = ("app/tests/hosting_processes", "cli/tests/packing")
 """Runtimes, loading, trials, serving and confinement of real models, and packing of Keras' and other formats."""

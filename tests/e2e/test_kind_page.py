@@ -12,7 +12,7 @@ from windlass_lab.testing.kubernetes import KindCluster
 
 from windlass_testing.pages import ROOT, commands, run_in_one_shell
 
-pytestmark = [pytest.mark.lab, pytest.mark.unproven, pytest.mark.default_ports, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.lab, pytest.mark.default_ports, pytest.mark.timeout(900)]
 
 PAGE = ROOT / "docs" / "kind.md"
 MADE_BY_THE_LAB = (

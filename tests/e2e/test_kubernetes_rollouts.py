@@ -103,7 +103,7 @@ def _preparations(server: Server) -> dict[int, float]:
 
 
 def test_ten_rollouts_under_load_lose_no_request_and_replicas_change_over_together(server: Server) -> None:
-    first = server.committed() + 1
+    first = server.next_version()
     last = first + ROLLOUTS - 1
     for version in range(first, last + 1):
         affine_tflite(server.models, server.model, version, version, version)
@@ -190,7 +190,7 @@ def wont_load(server: Server, version: int) -> tuple[str, Document]:
     folder = _good(server, version)
     next(folder.glob("*.tflite")).write_bytes(b"\x1c\0\0\0TFL3" + b"\xff" * 200)
     signatures = {"serving_default": Signature(inputs={"x": COLUMN}, outputs={"y": COLUMN})}
-    return write_manifest(folder, server.model, version, signatures, format=ModelFormat.TFLITE).digest, {}
+    return write_manifest(folder, server.model, version, signatures, format=ModelFormat.TFLITE).digest(), {}
 
 
 def wrong_answers(server: Server, version: int) -> tuple[str, Document]:

@@ -6,7 +6,7 @@ import pytest
 
 from windlass_contract.plan import ModelPlan, PlannedVersion, ServingPlan
 from windlass_server.command_line import parse_settings
-from windlass_server.fetching.fetcher import wanted_of
+from windlass_server.fetching.fetcher import named_by, wanted_of
 from windlass_server.fetching.main import sources_of
 from windlass_server.fetching.settings import FetcherSettings
 
@@ -51,3 +51,4 @@ def test_only_the_version_of_its_own_revision_is_fetched():
     assert [each.version for each in wanted_of(plan.of_revision(parsed(*given).revision))] == [1]
     own = parsed(*given, "--revision", "m-2-7").revision
     assert [each.version for each in wanted_of(plan.of_revision(own))] == [2]
+    assert named_by(plan) == {old.digest, new.digest}, "nobody removes what others need"

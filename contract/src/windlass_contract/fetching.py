@@ -12,7 +12,7 @@ from pydantic import Field
 
 from .document import Document
 from .failures import Failure
-from .identifiers import Digest
+from .identifiers import Digest, ModelName, Version
 
 OWN_FOLDER = ".windlass-fetcher"
 """In the folder of models, on the same volume, so that a rename is one step."""
@@ -44,6 +44,10 @@ class FetchNote(Document):
     """Share of the bytes that are there and checked."""
     failure: Failure | None = None
     """Why the last attempt ended; another one follows."""
+    model: ModelName | None = None
+    """Given with `version` when a fetcher put `<model>/<version>` into its place, which one may then remove when nobody
+    wants it any more. What somebody else put there is left alone."""
+    version: Version | None = None
 
 
 def note_path(digest: str) -> str:

@@ -99,7 +99,6 @@ def test_a_pod_that_is_cut_off_holds_up_going_forward_and_not_going_back(stage) 
         assert replica.epochs == sorted(set(replica.epochs))
 
 
-@pytest.mark.unproven
 @pytest.mark.parametrize("minutes", [10, -10])
 def test_an_operator_whose_clock_is_off_decides_the_same_and_is_followed_by_another(stage, minutes: int) -> None:
     wrong = stage.shifted_operator(minutes * 60)

@@ -19,6 +19,7 @@ from pathlib import Path
 from windlass_contract.artifact import ArtifactError, hash_file, read_manifest
 from windlass_contract.canonical import digest_of
 from windlass_contract.document import DocumentError, load_json
+from windlass_contract.durable import sync_folder
 from windlass_contract.failures import Reason
 from windlass_contract.fetching import lock_path, work_folder
 from windlass_contract.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileEntry, Manifest
@@ -81,16 +82,18 @@ def is_there(models: Path, wanted: Wanted) -> bool:
 
 async def download(
     models: Path, wanted: Wanted, source: Source, bounds: Bounds, progress: Callable[[float], None]
-) -> None:
-    """Returns when the version is in its place. Raises `FetchError`, or `BusyError`. `progress`: share of the bytes."""
+) -> bool:
+    """Returns when the version is in its place: whether this put it there. Raises `FetchError`, or `BusyError`.
+    `progress`: share of the bytes."""
     try:
-        with _lock(models / lock_path(wanted.digest)):
+        with locked(models / lock_path(wanted.digest)):
             if await asyncio.to_thread(is_there, models, wanted):
-                return
+                return False
             progress(0.0)
             async with asyncio.timeout(bounds.deadline):
                 await _Attempt(models / work_folder(wanted.digest), wanted, source, bounds, progress).run()
             await asyncio.to_thread(_put, models / work_folder(wanted.digest), models / str(wanted))
+            return True
     except TimeoutError:
         raise FetchError(
             Reason.FETCH_FAILED, f"{wanted.uri} isn't there after {bounds.deadline:g} s; the next attempt goes on"
@@ -264,19 +267,11 @@ class _Attempt:
 def _put(work: Path, place: Path) -> None:
     """Renames the complete folder into its place, which is empty; after that no crash undoes it."""
     for path, _, _ in os.walk(work):
-        _sync(Path(path))
+        sync_folder(Path(path))
     place.parent.mkdir(mode=_FOLDER_MODE, exist_ok=True)
     work.rename(place)
     for folder in (place.parent, place.parent.parent, work.parent):
-        _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_folder(folder)
 
 
 @contextlib.contextmanager
@@ -298,7 +293,7 @@ def _write(descriptor: int, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Held by one fetcher of the volume. Raises `BusyError`, or `OSError` where the volume has no locks."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
@@ -314,7 +309,7 @@ def _lock(path: Path) -> Iterator[None]:
 def remove_leftovers(models: Path, digest: str) -> None:
     """Removes what an attempt left, unless another fetcher is at it. A version in its place is never touched."""
     try:
-        with _lock(models / lock_path(digest)):
+        with locked(models / lock_path(digest)):
             shutil.rmtree(models / work_folder(digest), ignore_errors=True)
     except BusyError:
         return

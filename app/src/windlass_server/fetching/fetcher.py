@@ -26,6 +26,7 @@ from windlass_contract.fetching import (
 from windlass_contract.plan import ServingPlan
 from windlass_contract.report import ServingReport
 from windlass_server.fetching.download import Bounds, BusyError, Wanted, download, is_there, remove_leftovers
+from windlass_server.fetching.pruning import prune, read_note
 from windlass_server.fetching.sources import MAX_MESSAGE, FetchError, Source
 
 log = structlog.get_logger(__name__)
@@ -50,14 +51,22 @@ class Fetcher:
     """Implements what a `Follower` needs of whom it follows a plan for."""
 
     def __init__(
-        self, server: str, models: Path, sources: Mapping[str, Source], bounds: Bounds, revision: str = ""
+        self,
+        server: str,
+        models: Path,
+        sources: Mapping[str, Source],
+        bounds: Bounds,
+        keep_seconds: float,
+        revision: str = "",
     ) -> None:
-        """`sources`: by scheme. `revision`: of the Pod template, as its replica's."""
+        """`sources`: by scheme. `keep_seconds`: for which a version stays that no plan names any more. `revision`: of
+        the Pod template, as its replica's."""
         self.server = server
         self.plan: ServingPlan | None = None
         self._models = models
         self._sources = sources
         self._bounds = bounds
+        self._keep_seconds = keep_seconds
         self._revision = revision
         self._tasks: dict[Wanted, asyncio.Task[None]] = {}
         self._room = asyncio.Semaphore(AT_ONCE)
@@ -91,6 +100,7 @@ class Fetcher:
         await asyncio.to_thread(self._prepare)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._give_signs())
+            tasks.create_task(self._tidy_now_and_then())
             tasks.create_task(self._follow())
 
     def _prepare(self) -> None:
@@ -114,7 +124,7 @@ class Fetcher:
                 await self._news.wait()
                 self._news.clear()
                 if self.plan is not None and self._begun:
-                    await self._take(self._wanted(self.plan))
+                    await self._take(self._wanted(self.plan), named_by(self.plan))
         finally:
             for task in self._tasks.values():
                 task.cancel()
@@ -123,24 +133,38 @@ class Fetcher:
     def _wanted(self, plan: ServingPlan) -> list[Wanted]:
         return wanted_of(plan.of_revision(self._revision))
 
-    async def _take(self, wanted: list[Wanted]) -> None:
+    async def _take(self, wanted: list[Wanted], kept: set[str]) -> None:
         ended = {each: task for each, task in self._tasks.items() if each not in wanted}
         for task in ended.values():
             task.cancel()
         await asyncio.gather(*ended.values(), return_exceptions=True)
-        kept = {each.digest for each in wanted}
         await asyncio.to_thread(self._tidy, kept, {each.digest for each in ended} - kept)
         self._tasks = {each: self._tasks.get(each) or asyncio.create_task(self._bring(each)) for each in wanted}
 
+    async def _tidy_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            if self.plan is None or not self._begun:
+                continue
+            try:
+                await asyncio.to_thread(self._tidy, named_by(self.plan), set())
+            except OSError as error:
+                log.warning("what nobody wants can't be removed", folder=str(self._models), reason=error.strerror)
+
     def _tidy(self, kept: set[str], ended: set[str]) -> None:
-        """Removes what attempts at versions that nobody wants any more left, and nothing else: `ended`, and what was
-        left by somebody before and is old, since another server's fetcher may share the volume."""
+        """Removes what attempts at versions that nobody wants any more left: `ended`, and what was left by somebody
+        before and is old, since another server's fetcher may share the volume. Versions go by their own rule."""
         for entry in (self._models / OWN_FOLDER).iterdir():
             found = _LEFT.fullmatch(entry.name)
             digest = f"sha256:{found[1]}" if found else ""
             if found is None or digest in kept:
                 continue
             with contextlib.suppress(FileNotFoundError):  # another fetcher was faster
+                note = read_note(entry) if found[2] == "json" else None
+                if note is not None and note.model is not None:
+                    if prune(self._models, digest, self._keep_seconds):
+                        log.info("removed", version=f"{note.model}/{note.version}", digest=digest)
+                    continue
                 if digest not in ended and time.time() - entry.stat().st_mtime < LEFTOVER_SECONDS:
                     continue
                 if found[2] == "part":
@@ -181,21 +205,36 @@ class Fetcher:
         await asyncio.sleep(seconds * random.uniform(0.8, 1.2))  # noqa: S311
 
     async def _fetch(self, wanted: Wanted) -> None:
+        """Returns when it is in its place. Raises `FetchError`, `BusyError`."""
         scheme = wanted.uri.partition("://")[0]
         source = self._sources.get(scheme)
         if source is None:
             raise _unknown_scheme(wanted, scheme, self._sources)
         telling = _Telling(self, wanted)
         async with telling:
-            await download(self._models, wanted, source, self._bounds, telling.progress)
+            put = await download(self._models, wanted, source, self._bounds, telling.progress)
+        if put:
+            await self._note(wanted, 1.0, None, put=True)
         log.info("fetched", version=str(wanted), seconds=round(telling.seconds, 2))
 
-    async def _note(self, wanted: Wanted, progress: float, failure: Failure | None) -> None:
-        note = FetchNote(digest=wanted.digest, uri=wanted.uri, progress=progress, failure=failure)
+    async def _note(self, wanted: Wanted, progress: float, failure: Failure | None, *, put: bool = False) -> None:
+        """`put`: a fetcher has put it into its place just now; what was said of that before is said again."""
         try:
-            await asyncio.to_thread(write_note, self._models / note_path(wanted.digest), note)
+            await asyncio.to_thread(self._write_note, wanted, progress, failure, put)
         except OSError as error:
             log.warning("no note can be left for the replicas", folder=str(self._models), reason=error.strerror)
+
+    def _write_note(self, wanted: Wanted, progress: float, failure: Failure | None, put: bool) -> None:
+        path = self._models / note_path(wanted.digest)
+        model, version = (wanted.model, wanted.version) if put else (None, None)
+        if progress == 1.0 and not put and (before := read_note(path)) is not None:
+            model, version = before.model, before.version
+        write_note(
+            path,
+            FetchNote(
+                digest=wanted.digest, uri=wanted.uri, progress=progress, failure=failure, model=model, version=version
+            ),
+        )
 
     async def note_progress(self, wanted: Wanted, progress: float) -> None:
         """Leaves word of how far it is."""
@@ -243,6 +282,12 @@ class _Telling:
             if time.monotonic() - logged >= LOG_SECONDS:
                 logged = time.monotonic()
                 log.info("fetching", version=str(self._wanted), progress=round(self._share, 3))
+
+
+def named_by(plan: ServingPlan) -> set[str]:
+    """Digests of all that a plan wants fetched by anybody: replicas of another revision may share the volume."""
+    revisions = {revision for model in plan.models.values() for revision in model.revisions}
+    return {each.digest for revision in ("", *revisions) for each in wanted_of(plan.of_revision(revision))}
 
 
 def wanted_of(plan: ServingPlan) -> list[Wanted]:

@@ -61,8 +61,14 @@ async def fetch(settings: FetcherSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     sources = sources_of(settings)
-    bounds = Bounds(settings.max_bytes, settings.fetch_deadline)
-    fetcher = Fetcher(settings.server, settings.models, sources, bounds, settings.revision)
+    fetcher = Fetcher(
+        settings.server,
+        settings.models,
+        sources,
+        Bounds(settings.max_bytes, settings.fetch_deadline),
+        settings.keep_seconds,
+        settings.revision,
+    )
     url = settings.operator
 
     def connect(follower: Follower) -> Subscription:

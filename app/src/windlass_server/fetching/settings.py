@@ -69,6 +69,11 @@ class FetcherSettings(BaseSettings):
     )
 
     max_bytes: Bytes = Field(16 * 1024**3, description="bytes of one version; larger ones are not fetched")
+    keep_seconds: Seconds = Field(
+        900.0,
+        description="seconds for which a version that was fetched stays after the last plan that named it; then its "
+        "files are removed",
+    )
     stall_timeout: Seconds = Field(30.0, description="seconds in which the next byte has to come")
     fetch_deadline: Seconds = Field(3600.0, description="seconds of one attempt; the next one goes on where it ended")
     log_format: Literal["json", "console"] = Field("json", description="one JSON object per line, or text for people")

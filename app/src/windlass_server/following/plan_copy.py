@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from windlass_contract.durable import sync_folder
 from windlass_contract.plan import ServingPlan
 from windlass_contract.record import ServerState
 
@@ -27,11 +28,7 @@ def save(folder: Path, plan: ServingPlan) -> None:
     except OSError:
         part.unlink(missing_ok=True)
         raise
-    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_folder(folder)
 
 
 def load(folder: Path) -> ServingPlan | None:

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from windlass_contract.durable import sync_folder
+
 from .settings import PredictionLogError
 
 _HEADER = struct.Struct("<II")
@@ -204,11 +206,7 @@ class Spool:
         self._active = descriptor
         self._next_number += 1
         self._segments.append(_Segment(path, 0, self._clock()))
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._folder)
 
     def _undo_append(self, segment: _Segment) -> None:
         """Cuts off what was written in part. Where that fails too, the segment is left: `size` bytes of it count."""

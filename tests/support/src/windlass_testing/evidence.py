@@ -58,6 +58,7 @@ PROMISES = {
         "From `docker run` to ready takes at most 5 s with TensorFlow, 2 s with LiteRT; from one edited line to an "
         "image at most 10 s; two builds give one digest"
     ),
+    "skaffold": "With `skaffold dev` an edited line of the replica is live in its Pod within 10 s",
     "lab": (
         "A container engine and a cluster to test on come up by one command, also where no image can be pulled; a "
         "second start takes less than 5 s"
