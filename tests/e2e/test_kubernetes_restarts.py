@@ -132,7 +132,7 @@ def test_a_bad_version_takes_the_template_back_and_never_answers(server: Server)
     good, before = server.committed(), revision(server)
     old = pods(server)
     with constant_load(server) as load:
-        version = good + 1
+        version = server.next_version()
         affine_tflite(server.models, server.model, version, version, version, signatures=False)
         server.space.apply(server.version(version, **RESTART))
         server.wait_for(version, "Quarantined", 120)
@@ -147,12 +147,10 @@ def test_a_bad_version_takes_the_template_back_and_never_answers(server: Server)
 
 def test_a_newer_version_takes_the_place_of_one_that_is_half_way(server: Server) -> None:
     old = pods(server)
-    first, second = server.committed() + 2, server.committed() + 3
     with constant_load(server) as load:
-        server.roll(first, **RESTART)
+        first = server.roll(**RESTART)
         until("a first new Pod answers with it", lambda: "Admitted" in told(server, first), timeout=120)
-        server.roll(second, **RESTART)
-        serves(server, second, old)
+        serves(server, server.roll(**RESTART), old)
     assert load.lost == []
     assert load.wrong == []
     assert load.steps_back() == []
@@ -178,7 +176,7 @@ def test_an_undo_half_way_takes_the_template_back(server: Server) -> None:
 def test_an_operator_that_is_killed_half_way_leaves_it_to_the_next(server: Server, moment: str) -> None:
     old = pods(server)
     with constant_load(server) as load:
-        version = server.roll(server.committed() + 2, **RESTART)
+        version = server.roll(**RESTART)
         until(f"the event {moment}", lambda: moment in told(server, version), timeout=120, every=0.1)
         server.space.kubectl("delete", "pod", f"--selector={OPERATOR}", "--grace-period=0", "--force")
         serves(server, version, old)
@@ -191,7 +189,7 @@ def test_without_the_right_it_is_not_started_and_says_so(server: Server) -> None
     good, before = server.committed(), pods(server)
     upgrade_operator(server)
     try:
-        version = server.roll(good + 2, **RESTART)
+        version = server.roll(**RESTART)
         status = server.wait_for(version, "NotSupported")
         assert "restarts.enabled=true" in status["message"]
         assert (server.committed(), pods(server)) == (good, before)
