@@ -157,6 +157,7 @@ def test_a_newer_version_takes_the_place_of_one_that_is_half_way(server: Server)
     assert server.status(first)["phase"] == "Superseded"
 
 
+@pytest.mark.unproven
 def test_an_undo_half_way_takes_the_template_back(server: Server) -> None:
     good, before = server.committed(), revision(server)
     with constant_load(server) as load:
@@ -260,6 +261,7 @@ def mounted(server: Server) -> str:
     return str(found)
 
 
+@pytest.mark.unproven
 def test_a_version_in_an_image_comes_and_goes_by_new_pods(pictures: Pictures) -> None:
     server = pictures.server
     old = pods(server)
