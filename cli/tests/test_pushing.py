@@ -107,6 +107,7 @@ def test_the_pod_has_the_servers_image_user_and_volume_and_nothing_else_of_it():
     ("change", "said"),
     [
         ({"volume": {"emptyDir": {}}}, "a folder of their own each"),
+        ({"volume": {"image": {"reference": "models/digits:1"}}}, "are an image"),
         ({"container": "other"}, "no container `server`"),
         ({"place": "/elsewhere"}, "mounts no volume at /elsewhere"),
     ],

@@ -351,3 +351,23 @@ def test_a_report_says_what_it_knows_of_a_version() -> None:
     assert report.plan.has_traffic
     assert report.plan.models["digits"].planned(2) is not None
     assert report.plan.models["digits"].planned(9) is None
+
+
+def test_replicas_of_a_revision_follow_its_entry_and_all_others_the_rest() -> None:
+    old, new = PlannedVersion(version=1, digest=D1, weight=1000), PlannedVersion(version=2, digest=D2, weight=1000)
+    cats = ModelPlan(committed=1, versions=[old], labels={"stable": 1, "mine": 7}, revisions={"cats-2": new})
+    dogs = ModelPlan(committed=1, versions=[old])
+    built = ServingPlan.build("s", 5, {"cats": cats, "dogs": dogs})
+    read = ServingPlan.parse(through_json(built.to_dict()), "file")
+    assert read.of_revision("") == read.of_revision("another") == read
+    theirs = read.of_revision("cats-2")
+    assert (theirs.epoch, theirs.digest) == (read.epoch, read.digest)
+    assert theirs.models["dogs"] == dogs
+    (planned,) = theirs.models["cats"].versions
+    assert (planned.version, planned.digest, planned.weight) == (2, D2, 1000)
+    assert theirs.models["cats"].committed == 2
+    assert theirs.models["cats"].labels == {"stable": 2}
+    waits = cats.model_copy(update={"revisions": {"cats-2": PlannedVersion(version=2, digest=D2)}}).of_revision(
+        "cats-2"
+    )
+    assert (waits.candidate, waits.committed, waits.labels) == (2, None, {})

@@ -16,6 +16,8 @@ import yaml
 
 from windlass_contract.artifact import read_manifest
 from windlass_contract.failures import Reason
+from windlass_contract.model_version import ModelVersionSpec
+from windlass_operator.engine.desired import unsupported
 from windlass_server.fetching.settings import FetcherSettings
 from windlass_testing.models import affine_tflite
 from windlass_testing.pages import ROOT, commands, run_in_one_shell
@@ -55,11 +57,15 @@ def test_what_is_typed_for_a_cluster_is_there() -> None:
     ).stdout
     for option in re.findall(r"--[a-z-]+", push):
         assert option in shown
-    (values,) = re.findall(r"^```yaml\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    values, version = re.findall(r"^```yaml\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
     import jsonschema
 
     schema = json.loads((ROOT / "charts" / "windlass-server" / "values.schema.json").read_text())
     jsonschema.validate(yaml.safe_load(values), schema)
+    spec = yaml.safe_load(version)["spec"]
+    spec["artifact"]["digest"] = f"sha256:{'0' * 64}"
+    spec |= {"server": "digits", "model": "digits", "version": 2}
+    assert unsupported(ModelVersionSpec.model_validate(spec)) == []
 
 
 def test_settings_and_reasons_of_the_page_are_ours() -> None:

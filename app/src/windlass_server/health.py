@@ -70,10 +70,12 @@ class ModelFacts:
     versions: tuple[VersionFacts, ...] = ()
     answers: bool = False
     """A living version is routed."""
+    held_back: bool = False
+    """It is served, but not by replicas of this Pod template's revision until one of them has proven its version."""
 
     @property
     def gets_traffic(self) -> bool:
-        """Whether the plan wants it served."""
+        """Whether the plan wants it served here."""
         return any(version.gets_traffic for version in self.versions)
 
 
@@ -112,6 +114,9 @@ def ready(facts: Facts) -> tuple[bool, list[str]]:
     """First: every version that the plan gives traffic to is prepared. Once it was ready: any model can answer."""
     if facts.draining:
         return False, ["it is stopping: requests are finished, new ones belong elsewhere"]
+    held_back = [_held_back(name, model) for name, model in sorted(facts.models.items()) if model.held_back]
+    if held_back and not facts.was_ready:
+        return False, held_back
     wanted = {name: model for name, model in facts.models.items() if model.gets_traffic}
     if not wanted:
         return False, [_nothing_to_serve(facts)]
@@ -173,7 +178,8 @@ def _content_with_nothing(facts: Facts) -> bool:
     """Nothing to serve, and that is known to be meant so."""
     if facts.source is PlanSource.NO_PLAN:
         return True
-    return facts.source is PlanSource.OPERATOR and not any(model.gets_traffic for model in facts.models.values())
+    wanted = any(model.gets_traffic or model.held_back for model in facts.models.values())
+    return facts.source is PlanSource.OPERATOR and not wanted
 
 
 def _ailing(facts: Facts) -> list[str]:
@@ -190,6 +196,11 @@ def _missing(name: str, model: ModelFacts, *, only_failing: bool = False) -> lis
         for version in model.versions
         if version.gets_traffic and version.state is not VersionState.PREPARED and (version.message or not only_failing)
     ]
+
+
+def _held_back(name: str, model: ModelFacts) -> str:
+    what = ", ".join(f"version {each.version} is {each.state}" for each in model.versions)
+    return f"model {name} waits until its version is proven on a first new Pod: {what}"
 
 
 def _nothing_to_serve(facts: Facts) -> str:

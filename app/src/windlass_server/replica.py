@@ -95,6 +95,7 @@ class Replica:
             self._samples,
             self._changed,
             self._fetcher,
+            settings.revision,
         )
         self.health = ReplicaHealth(self._facts, lambda: datetime.now(UTC))
         self.following: Following = self._follower(settings) if settings.managed else self._unmanaged(settings)
@@ -185,7 +186,7 @@ class Replica:
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     def _facts(self, was_ready: bool) -> Facts:
-        plan = self.host.plan
+        plan = self.host.followed
         predictions = self._storage.predictions
         return Facts(
             source=self.following.source,
@@ -209,7 +210,7 @@ class Replica:
         ]
 
     def _model_facts(self, name: str) -> ModelFacts:
-        plan = self.host.plan
+        plan = self.host.followed
         if plan is None:
             return ModelFacts()
         versions = []
@@ -219,4 +220,8 @@ class Replica:
             message = slot.message if slot is not None else ""
             versions.append(VersionFacts(planned.version, state, planned.weight > 0, message))
         routes = self.host.table.models.get(name)
-        return ModelFacts(tuple(versions), answers=routes is not None and bool(routes.weights))
+        return ModelFacts(
+            tuple(versions),
+            answers=routes is not None and bool(routes.weights),
+            held_back=name in self.host.held_back,
+        )

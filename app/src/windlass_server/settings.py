@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from windlass_contract.control import SERVER_METRICS_PORT, SERVER_PORT
 from windlass_contract.health import HEALTH
-from windlass_contract.identifiers import ServerName
+from windlass_contract.identifiers import Revision, ServerName
 from windlass_server.api.cors import check_origin
 from windlass_server.api.limits import Limits
 
@@ -59,6 +59,12 @@ class Settings(BaseSettings):
         default_factory=lambda data: _replica_name(data.get("port", SERVER_PORT)),
         description="name of this replica, the same after a restart and no other replica's (default: the host's "
         f"name, with -PORT behind it where --port isn't {SERVER_PORT})",
+    )
+
+    revision: Revision = Field(
+        "",
+        description="revision of the Pod template that this replica was made from; the plan may have an "
+        "entry of its own for it",
     )
 
     # What it follows. None of it: like TensorFlow Serving, the highest complete version of each model serves.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from windlass_contract.plan import ModelPlan, PlannedVersion, ServingPlan
 from windlass_server.command_line import parse_settings
+from windlass_server.fetching.fetcher import named_by, wanted_of
 from windlass_server.fetching.main import sources_of
 from windlass_server.fetching.settings import FetcherSettings
 
@@ -39,3 +41,14 @@ def test_what_may_be_fetched_is_what_was_allowed(monkeypatch):
     assert sorted(sources_of(parsed(*GIVEN, "--s3-endpoint", "https://s3.example.com"))) == ["s3"]
     monkeypatch.setenv("WINDLASS_ALLOW_HOST", "a.example.com, *.example.org:8443")
     assert parsed(*GIVEN).allow_host == ("a.example.com", "*.example.org:8443")
+
+
+def test_only_the_version_of_its_own_revision_is_fetched():
+    given = [*GIVEN, "--allow-host", "*"]
+    old, new = (PlannedVersion(version=v, digest=f"sha256:{v:064x}", uri=f"s3://models/{v}") for v in (1, 2))
+    model = ModelPlan(committed=1, versions=[old.model_copy(update={"weight": 1000})], revisions={"m-2-7": new})
+    plan = ServingPlan.build("one", 7, {"m": model})
+    assert [each.version for each in wanted_of(plan.of_revision(parsed(*given).revision))] == [1]
+    own = parsed(*given, "--revision", "m-2-7").revision
+    assert [each.version for each in wanted_of(plan.of_revision(own))] == [2]
+    assert named_by(plan) == {old.digest, new.digest}, "nobody removes what others need"

@@ -90,12 +90,16 @@ class FakeResident:
 class Rig:
     """A host with fake residents, by `model/version`."""
 
-    def __init__(self, **settings) -> None:
+    def __init__(self, revision: str = "", **settings) -> None:
         self.log: list[str] = []
         self.residents: dict[str, FakeResident] = {}
         self.samples_there = True
         self.host = Host(
-            ("s", "r", "00000001"), HostSettings(models=Path("/models"), **settings), self._make, self._samples
+            ("s", "r", "00000001"),
+            HostSettings(models=Path("/models"), **settings),
+            self._make,
+            self._samples,
+            revision=revision,
         )
         self.host.begin()
 

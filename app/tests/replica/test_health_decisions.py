@@ -44,6 +44,7 @@ def model(*states: VersionState, answers: bool | None = None, message: str = "")
 
 SERVING = {"m": model(PREPARED)}
 STARTING = {"m": model(LOADING)}
+HELD_BACK = {"a": model(PREPARED), "b": ModelFacts((VersionFacts(2, LOADING, gets_traffic=False),), held_back=True)}
 EMPTY = {"m": ModelFacts((VersionFacts(1, PREPARED, gets_traffic=False),))}
 
 
@@ -76,6 +77,8 @@ def test_live(sentence, given, expected):
         ("empty is not ready", facts(), False),
         ("no traffic planned is not ready", facts(models=EMPTY), False),
         ("no plan is not ready", facts(PlanSource.WAITING), False),
+        ("others answer for a model that is held back here", facts(models=HELD_BACK), False),
+        ("who answers isn't taken out by it", facts(models=HELD_BACK, was_ready=True), True),
         ("draining is not ready", facts(models=SERVING, draining=True, was_ready=True), False),
         ("at first a stand-in is not enough", facts(models={"m": model(LOADING, PREPARED, answers=True)}), False),
         (
@@ -108,6 +111,7 @@ def test_ready(sentence, given, expected):
         ("the operator says there is no plan", facts(PlanSource.NO_PLAN), 200, "ok", "none"),
         ("the plan gives no version traffic", facts(models=EMPTY), 200, "ok", "none"),
         ("the plan is empty", facts(), 200, "ok", "none"),
+        ("a model is held back", facts(models={"b": HELD_BACK["b"]}), 503, "starting", "none"),
         ("a version with traffic isn't resident yet", facts(models=STARTING), 503, "starting", "loading"),
         ("neither a plan nor an operator in reach", facts(PlanSource.WAITING), 503, "starting", "none"),
         ("without an operator and without a model", facts(PlanSource.UNMANAGED), 503, "starting", "none"),

@@ -264,3 +264,26 @@ def test_a_fault_of_the_host_itself_does_not_block_other_versions(monkeypatch):
         assert "broken on purpose" in report.failure.message
 
     play(scenario)
+
+
+def test_a_replica_follows_the_entry_of_its_revision_and_reports_the_whole_plan() -> None:
+    async def scenario() -> None:
+        rig = Rig(revision="m-2")
+        planned = PlannedVersion(version=2, digest=digest(2))
+        rig.host.apply(plan(1, {1: 1000}, committed=1, revisions={"m-2": planned}))
+        await rig.ends("m/2")
+        assert rig.serving() == {}, "it isn't admitted yet"
+        assert rig.host.held_back == {"m"}
+        told = plan(2, {1: 1000}, committed=1, revisions={"m-2": planned.model_copy(update={"weight": 1000})})
+        rig.host.apply(told)
+        assert rig.serving() == {2: 1000}
+        assert rig.host.held_back == frozenset()
+        assert "m/1" not in rig.residents
+        report = rig.host.report(ready=True, draining=False, plan_conflict=False)
+        assert (report.plan, report.revision) == (told, "m-2")
+        rig.host.apply(plan(3, {2: 1000}, committed=2))
+        await settle()
+        assert rig.serving() == {2: 1000}
+        assert list(rig.residents) == ["m/2"], "what is committed is what it holds"
+
+    play(scenario)

@@ -11,6 +11,10 @@
 - name: WINDLASS_OPERATOR_NAMESPACES
   value: {{ join "," . | quote }}
 {{- end }}
+{{- if .Values.restarts.enabled }}
+- name: WINDLASS_OPERATOR_RESTARTS
+  value: "true"
+{{- end }}
 - name: WINDLASS_OPERATOR_LOG_FORMAT
   value: {{ .Values.log.format }}
 - name: WINDLASS_OPERATOR_LOG_LEVEL

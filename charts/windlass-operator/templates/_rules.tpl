@@ -1,4 +1,5 @@
-{{/* What it may do in each namespace that it serves. It changes no Pod and reads no Secret. */}}
+{{/* What it may do in each namespace that it serves. It changes no Pod and reads no Secret; with
+restarts.enabled it changes the Pod template of Deployments. */}}
 {{- define "windlass-operator.watchedRules" -}}
 # ModelVersions: read. Nothing of them is written but their status.
 - apiGroups: [windlass.dev]
@@ -13,7 +14,7 @@
   verbs: [get, list, watch]
 - apiGroups: [apps]
   resources: [deployments]
-  verbs: [get, list, watch]
+  verbs: {{ if .Values.restarts.enabled }}[get, list, watch, patch]{{ else }}[get, list, watch]{{ end }}
 # Plan and record of each server, the CA for its replicas; acceptance samples are read. Their names aren't known here.
 - apiGroups: [""]
   resources: [configmaps]

@@ -11,6 +11,8 @@ of models, and it alone has the sources' credentials. `windlass-fetcher --help` 
   env:
     - name: WINDLASS_SERVER
       value: {{ include "windlass-server.name" . }}
+    - name: WINDLASS_REVISION
+      valueFrom: {fieldRef: {fieldPath: "metadata.annotations['windlass.dev/revision']"}}
     - name: WINDLASS_MODELS
       value: /models
     - name: WINDLASS_OPERATOR

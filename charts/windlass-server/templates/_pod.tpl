@@ -6,6 +6,8 @@
   value: {{ include "windlass-server.name" . }}
 - name: WINDLASS_REPLICA
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
+- name: WINDLASS_REVISION
+  valueFrom: {fieldRef: {fieldPath: "metadata.annotations['windlass.dev/revision']"}}
 - name: WINDLASS_MODELS
   value: /models
 - name: WINDLASS_STATE_DIR
@@ -93,12 +95,26 @@
 {{- end }}
 {{- end }}
 
+{{/* The image that the models are in: the value's at first, then what the operator mounted since. */}}
+{{- define "windlass-server.modelsImage" -}}
+{{- $reference := .Values.models.image.reference }}
+{{- $live := lookup "apps/v1" "Deployment" (include "windlass-server.namespace" .) (include "windlass-server.name" .) }}
+{{- range dig "spec" "template" "spec" "volumes" list ($live | default dict) }}
+{{- if and (eq .name "models") .image }}
+{{- $reference = .image.reference }}
+{{- end }}
+{{- end }}
+{{- $reference }}
+{{- end }}
+
 {{- define "windlass-server.volumes" -}}
 - name: models
   {{- if include "windlass-server.claim" . }}
   persistentVolumeClaim: {claimName: {{ include "windlass-server.claim" . }}{{ if not .Values.fetcher.enabled }}, readOnly: true{{ end }}}
   {{- else if .Values.models.hostPath }}
   hostPath: {path: {{ .Values.models.hostPath }}, type: Directory}
+  {{- else if .Values.models.image.reference }}
+  image: {reference: {{ include "windlass-server.modelsImage" . | quote }}, pullPolicy: {{ .Values.models.image.pullPolicy }}}
   {{- else if .Values.models.emptyDir.enabled }}
   emptyDir: {sizeLimit: {{ .Values.models.emptyDir.sizeLimit }}}
   {{- else }}

@@ -55,6 +55,11 @@ def pod_of(deployment: Object, name: str) -> Object:
             f"the replicas of {server} have a folder of their own each (emptyDir): there is no volume to push to. "
             "Publish the version on a web server or S3 and let the fetcher bring it: docs/artifacts.md"
         )
+    if "image" in volume:
+        raise UserError(
+            f"the models of {server} are an image: nothing can be written into it. Put the version into an image of "
+            "its own, and name that by oci:// in the ModelVersion: docs/artifacts.md"
+        )
     writable = {key: value for key, value in mount.items() if key != "readOnly"}
     source = {
         key: {name: each for name, each in value.items() if name != "readOnly"} if isinstance(value, dict) else value

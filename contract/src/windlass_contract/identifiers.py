@@ -102,6 +102,16 @@ Labels = Annotated[
 """TensorFlow Serving's version labels: label to version."""
 
 
+Revision = Annotated[
+    str,
+    like(
+        r"^([a-z0-9]([a-z0-9._-]{0,251}[a-z0-9])?)?$",
+        "write small letters, digits, '.', '_' and '-'",
+        max_length=253,
+    ),
+]
+"""Of a Pod template; empty: of none that the operator made."""
+
 MAX_PATH = 1024
 """Characters of a path below the models' folder."""
 MAX_URI = 2048

@@ -82,7 +82,8 @@ class ArtifactSource(StrictDocument):
             max_length=MAX_URI,
         ),
     ]
-    """`volume://` (already mounted, at `<model>/<version>` below the models' folder), or where to fetch from."""
+    """`volume://` (already mounted, at `<model>/<version>` below the models' folder), `oci://` (an image that new Pods
+    mount as that folder, in mode Restart), or where to fetch from."""
     digest: Digest | None = None
     """The digest of the manifest; `windlass pack` prints it."""
 
@@ -136,7 +137,9 @@ class Rollout(StrictDocument):
     """The passage from the committed version to this one."""
 
     mode: Mode = Mode.IN_PLACE
-    """InPlace: loaded beside the old version in each running replica. Restart: by a rolling update of the Pods."""
+    """InPlace: loaded beside the old version in each running replica. Restart: by a rolling update of the Pods, for
+    what doesn't fit beside it or lies in an image; on Kubernetes, where the operator may change Deployments
+    (`restarts.enabled`)."""
     steps: Annotated[list[Step], Field(max_length=64)] = []
     """Taken one after the other. None: commit as soon as every replica is prepared."""
     gates: Gates = Gates()

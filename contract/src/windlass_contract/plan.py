@@ -8,7 +8,18 @@ from pydantic import Field, field_validator, model_validator
 
 from .canonical import digest_of
 from .document import Document
-from .identifiers import MAX_PATH, MAX_URI, Digest, Labels, ModelName, ServerName, Version, VersionKey, stays_inside
+from .identifiers import (
+    MAX_PATH,
+    MAX_URI,
+    Digest,
+    Labels,
+    ModelName,
+    Revision,
+    ServerName,
+    Version,
+    VersionKey,
+    stays_inside,
+)
 
 Thousandths = Annotated[int, Field(ge=0, le=1000)]
 LAST_EPOCH = 2**53 - 1
@@ -90,6 +101,9 @@ class ModelPlan(Document):
     breaker: Breaker | None = None
     lease_seconds: Annotated[float, Field(gt=0)] | None = None
     """How long the candidate's weight lasts without being renewed."""
+    revisions: Annotated[dict[Revision, PlannedVersion], Field(max_length=4)] = {}
+    """By revision of the Pod template: the one version that replicas of that revision hold instead, while a rollout in
+    mode Restart is under way. They answer with it once it has weight."""
     # Carried so that the record can be rebuilt from any replica's report.
     quarantine: list[Blocked] = []
     holds: list[Blocked] = []
@@ -114,6 +128,17 @@ class ModelPlan(Document):
             if version is not None and version not in numbers:
                 raise ValueError(f"{role} version {version} isn't among the versions to hold")
         return self
+
+    def of_revision(self, revision: str) -> ModelPlan:
+        """What replicas of a revision of the Pod template have to follow. Labels of the committed version lead to
+        theirs: both versions answer during the update."""
+        own = self.revisions.get(revision)
+        if own is None:
+            return self
+        if not own.weight:
+            return ModelPlan(candidate=own.version, versions=[own])
+        labels = {label: own.version for label, to in self.labels.items() if to == self.committed}
+        return ModelPlan(committed=own.version, versions=[own], labels=labels, breaker=self.breaker)
 
     def planned(self, version: int) -> PlannedVersion | None:
         """The entry of a version, if it is to be held."""
@@ -147,6 +172,15 @@ class ServingPlan(Document):
         if digest_of(content) != plan.digest:
             raise ValueError(f"the plan's digest is {digest_of(content)}; it was damaged or edited by hand")
         return plan
+
+    def of_revision(self, revision: str) -> ServingPlan:
+        """As replicas of a revision of the Pod template have to follow it; itself, if it says nothing of that revision.
+        Epoch and digest stay those of the whole plan."""
+        if not any(revision in model.revisions for model in self.models.values()):
+            return self
+        return self.model_copy(
+            update={"models": {name: model.of_revision(revision) for name, model in self.models.items()}}
+        )
 
     @property
     def has_traffic(self) -> bool:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from .document import Document
 from .failures import Failure
-from .identifiers import Digest, ModelName, ServerName, Version, VersionKey
+from .identifiers import Digest, ModelName, Revision, ServerName, Version, VersionKey
 from .manifest import Signature
 from .plan import Blocked, Epoch, SamplesRef, ServingPlan
 from .report import Counters
@@ -21,6 +21,8 @@ class Phase(StrEnum):
     PREPARING = "Preparing"
     STEPPING = "Stepping"
     """In one of `spec.rollout.steps`."""
+    ADMITTED = "Admitted"
+    """In mode Restart: a first new Pod has proven the version, and new Pods answer with it."""
     COMMITTING = "Committing"
 
 
@@ -35,6 +37,8 @@ class VersionRef(Document):
     path: str | None = None
     uri: str | None = None
     """See `PlannedVersion.uri`."""
+    image: str | None = None
+    """The image that the Pods have to mount for its files; None: these lie in a volume."""
     signatures: dict[str, Signature] = {}
 
 
@@ -49,6 +53,15 @@ class Verdict(Document):
     replica: str = ""
     message: str = ""
     epoch: Epoch = 0
+
+
+class PodTemplate(Document):
+    """What we change of the template that Pods are made from."""
+
+    revision: Revision = ""
+    """Empty: none of ours."""
+    image: str = ""
+    """Of the volume `models`; empty: that volume is of another kind."""
 
 
 class RolloutRecord(Document):
@@ -67,6 +80,10 @@ class RolloutRecord(Document):
     """Of the plan that first named the candidate: reports that follow an older one say nothing about this rollout."""
     attempt: Epoch = 0
     """See `PlannedVersion.attempt`; stays when the record is rebuilt. 0: started by an older operator."""
+    revision: Revision = ""
+    """Of the Pod template that brings the candidate, in mode Restart; empty: it is loaded in place."""
+    back_to: PodTemplate = PodTemplate()
+    """The Pod template before."""
     samples: SamplesRef | None = None
     """The acceptance samples that the candidate has to pass."""
     evidence: dict[VersionKey, Counters] = {}
@@ -97,6 +114,8 @@ class RolloutRecordSet(Document):
 
     server: ServerName
     models: dict[ModelName, ModelRecord] = {}
+    template: PodTemplate | None = None
+    """What the Pod template has to be taken back to; None: it is as it should be, or on its way there."""
 
 
 class ServerState(Document):

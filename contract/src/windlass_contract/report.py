@@ -10,7 +10,7 @@ from pydantic import Field
 from .document import Document
 from .failures import Failure, GateResult
 from .histogram import LatencyHistogram
-from .identifiers import Digest, ModelName, ServerName, Version, VersionKey, like
+from .identifiers import Digest, ModelName, Revision, ServerName, Version, VersionKey, like
 from .manifest import Signature
 from .plan import ServingPlan
 
@@ -91,6 +91,8 @@ class ServingReport(Document):
     """Grows with each report of the instance."""
     plan: ServingPlan | None = None
     """The plan it follows; None: it has none."""
+    revision: Revision = ""
+    """Of the Pod template that it was made from."""
     plan_conflict: bool = False
     """It was given its own epoch with another digest."""
     ready: bool = False

@@ -99,6 +99,11 @@ class KubernetesSettings(Settings):
         description="another DNS name or address for the certificate that it makes, besides those of the Service "
         "windlass-operator. The flag can be repeated; in the variable commas separate them",
     )
+    restarts: bool = Field(
+        False,
+        description="carry out rollouts in mode Restart, which change the Pod template of the server's Deployment; it "
+        "needs the right to patch Deployments",
+    )
     control_tls: Literal["own", "off"] = Field(
         "own",
         description="own: it makes a certificate, and hands its CA to the servers' namespaces; off: plain HTTP, where "

@@ -13,7 +13,7 @@ import pytest
 
 from windlass_contract.model_version import ModelVersionStatus
 from windlass_contract.plan import ServingPlan
-from windlass_contract.record import ModelRecord, RolloutRecordSet, ServerState
+from windlass_contract.record import ModelRecord, PodTemplate, RolloutRecordSet, ServerState
 from windlass_contract.report import ServingReport
 from windlass_operator.control.hub import Hub, NotActingError
 from windlass_operator.directory_driver.events import EventLog
@@ -52,6 +52,8 @@ class World:
         self.seen: list[Observation] = []
         self.decide: Callable[[Observation], Outcome] = lambda seen: Outcome(seen.record, seen.plan, write=False)
         self.shown: list[tuple[int | None, Mapping[str, ModelVersionStatus]]] = []
+        self.restarted: list[tuple[int | None, PodTemplate]] = []
+        """With the epoch that subscribers knew of by then."""
         self.events = EventLog(folder / "events.jsonl")
         self.worker = ServerWorker(
             "cats",
@@ -64,6 +66,7 @@ class World:
                 metrics=Metrics("test"),
                 holds=self.lock.holds,
                 acting_since=90.0,
+                restart=self._restart,
                 clock=lambda: self.now,
             ),
         )
@@ -76,6 +79,11 @@ class World:
         assert server == "cats"
         told = self.hub._channels["cats"].plan
         self.shown.append((told.epoch if told else None, statuses))
+
+    async def _restart(self, server: str, template: PodTemplate) -> None:
+        assert server == "cats"
+        told = self.hub._channels["cats"].plan
+        self.restarted.append((told.epoch if told else None, template))
 
     async def reconcile(self) -> None:
         """One pass, and what is told of it."""
@@ -109,6 +117,19 @@ def test_a_plan_is_told_after_its_write_then_statuses_then_events(tmp_path: Path
         assert world.store.read("cats").state == ServerState(server="cats", plan=plan(1), record=record())
         assert world.shown == [(1, {"m-1": ModelVersionStatus()})], "subscribers knew it when the statuses came"
         assert "it serves" in world.events.path.read_text()
+
+    play(tmp_path, scenario)
+
+
+def test_the_template_is_changed_after_the_plan_was_written_and_told(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        template = PodTemplate(revision="m-2-1")
+        world.decide = writing(1, template=template)
+        await world.reconcile()
+        assert world.restarted == [(1, template)]
+        world.decide = writing(2)
+        await world.reconcile()
+        assert world.restarted == [(1, template)], "nothing more is asked for"
 
     play(tmp_path, scenario)
 

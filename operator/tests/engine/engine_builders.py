@@ -12,7 +12,14 @@ from windlass_contract.plan import ServingPlan
 from windlass_contract.record import ModelRecord, RolloutRecordSet, ServerState
 from windlass_contract.report import ModelReport, ServingReport, VersionReport, VersionState
 from windlass_operator.engine import reconcile
-from windlass_operator.engine.interface import Observation, Outcome, SeenModelVersion, SeenReplica, SeenReport
+from windlass_operator.engine.interface import (
+    Observation,
+    Outcome,
+    SeenModelVersion,
+    SeenReplica,
+    SeenReport,
+    SeenTemplate,
+)
 
 SERVER = "cats"
 MODEL = "cats-dogs"
@@ -117,6 +124,10 @@ class Cluster:
         self.model_versions: list[SeenModelVersion] = []
         self.decisions: list[DecisionSpec] = []
         self.frozen = ""
+        self.template: SeenTemplate | None = None
+        """Of a Deployment; `restart` does what its controller does."""
+        self.revisions: dict[str, str] = {}
+        """Replica to the revision of the template that it was made from."""
         self.record: RolloutRecordSet | None = None
         self.plan: ServingPlan | None = None
         self.outcome: Outcome | None = None
@@ -146,7 +157,9 @@ class Cluster:
 
     def report(self, replica: str) -> SeenReport:
         """What a replica says now, following the plan."""
-        planned = self.plan.models[MODEL].versions if self.plan is not None and MODEL in self.plan.models else []
+        revision = self.revisions.get(replica, "")
+        model = None if self.plan is None else self.plan.models.get(MODEL)
+        planned = [] if model is None else model.of_revision(revision).versions
         versions = []
         for each in planned:
             key = (replica, each.version)
@@ -175,6 +188,7 @@ class Cluster:
                 instance="0" * 8,
                 sequence=1,
                 plan=self.plan,
+                revision=revision,
                 ready=True,
                 fetches=self.fetches,
                 models={
@@ -204,6 +218,7 @@ class Cluster:
             elapsed=elapsed,
             uptime=100.0,
             frozen=self.frozen,
+            template=self.template,
         )
 
     def once(self, elapsed: float = 1.0) -> Outcome:
@@ -213,7 +228,17 @@ class Cluster:
         back = ServerState.parse(state.to_dict(), "store")
         self.record, self.plan = back.record, back.plan
         self.events += [event.reason for event in self.outcome.events]
+        if self.template is not None and self.outcome.template is not None:
+            made = self.outcome.template
+            self.template = SeenTemplate(made.revision, self.template.problem, made.image or self.template.image)
         return self.outcome
+
+    def restart(self, old: str, new: str) -> None:
+        """A replica of the template as it is now takes another's place."""
+        assert self.template is not None
+        self.replicas[self.replicas.index(old)] = new
+        self.reports.pop(old, None)
+        self.revisions[new] = self.template.revision
 
     def settle(self, passes: int = 20) -> Outcome:
         """Passes until nothing is written any more."""

@@ -17,7 +17,14 @@ from windlass_contract.plan import ModelPlan, PlannedVersion, ServingPlan
 from windlass_contract.record import RolloutRecordSet, ServerState
 from windlass_contract.report import ModelReport, ServingReport, VersionReport, VersionState
 from windlass_operator.engine import reconcile
-from windlass_operator.engine.interface import Observation, Outcome, SeenModelVersion, SeenReplica, SeenReport
+from windlass_operator.engine.interface import (
+    Observation,
+    Outcome,
+    SeenModelVersion,
+    SeenReplica,
+    SeenReport,
+    SeenTemplate,
+)
 
 OTHER = {"serving_default": signature({"renamed": ("FP32", [-1, 4])}, {"y": ("FP32", [-1, 2])})}
 DROPPED_AFTER = 120.0
@@ -63,6 +70,8 @@ class Replica:
 
     name: str
     artifacts: dict[str, Artifact]
+    revision: str = ""
+    """Of the template that it was made from."""
     instance: int = 0
     alive: bool = True
     reachable: bool = True
@@ -79,10 +88,14 @@ class Replica:
     """Something changed since the last report."""
     accepted: list[ServingPlan] = field(default_factory=list)
     """By this instance."""
+    silenced: list[int] = field(default_factory=list)
+    """Epochs of plans that took the model from clients here while it is served elsewhere."""
 
     @property
     def model(self) -> ModelPlan | None:
-        return None if self.plan is None else self.plan.models.get(MODEL)
+        """What of the plan is for it."""
+        whole = None if self.plan is None else self.plan.models.get(MODEL)
+        return None if whole is None else whole.of_revision(self.revision)
 
     @property
     def instance_id(self) -> str:
@@ -100,8 +113,12 @@ class Replica:
         if before is None or self.model is None or _who_serves(before) != _who_serves(self.model):
             self.broken = None
         self.accepted.append(plan)
+        served = self.routed is not None
         self._make_room()
         self._route()
+        whole = plan.models.get(MODEL)
+        if served and self.routed is None and whole is not None and whole.committed is not None:
+            self.silenced.append(plan.epoch)
 
     def restart(self, *, with_copy: bool) -> None:
         """A new instance, with or without the copy of its plan."""
@@ -175,6 +192,7 @@ class Replica:
             instance=self.instance_id,
             sequence=self.sequence,
             plan=self.plan,
+            revision=self.revision,
             plan_conflict=self.conflict,
             ready=self.routed is not None,
             models=models,
@@ -265,6 +283,40 @@ def _who_serves(model: ModelPlan) -> object:
     return model.committed, model.previous, model.candidate, [(each.digest, each.weight) for each in model.versions]
 
 
+@dataclass
+class Deployment:
+    """Makes replicas from a template: one more than wanted at most, and never less that answer."""
+
+    artifacts: dict[str, Artifact]
+    replicas: list[Replica]
+    wanted: int = 3
+    revision: str = ""
+    """The template's."""
+    changes: int = 0
+    """Stands for its resource version."""
+
+    def patch(self, changes: int, revision: str) -> None:
+        """Only if it is still the one that was seen."""
+        if changes == self.changes and revision != self.revision:
+            self.revision, self.changes = revision, self.changes + 1
+
+    def act(self) -> bool:
+        """One step of its controller; whether there was one to take."""
+        new = [each for each in self.replicas if each.revision == self.revision]
+        old = [each for each in self.replicas if each.revision != self.revision]
+        if len(new) < self.wanted and len(self.replicas) <= self.wanted:
+            self.changes += 1
+            self.replicas.append(Replica(f"p{self.changes}", self.artifacts, self.revision))
+            return True
+        answering = [each for each in self.replicas if each.alive and each.routed is not None]
+        idle = [each for each in old if each not in answering]
+        leaves = idle[:1] or (old[:1] if len(answering) > self.wanted else [])
+        for each in leaves:
+            self.changes += 1
+            self.replicas.remove(each)
+        return bool(leaves)
+
+
 class Store:
     """One object with compare-and-swap. It keeps JSON, and every copy that it ever held."""
 
@@ -316,6 +368,8 @@ class Operator:
         self.published: ServingPlan | None = None
         self.pending: tuple[Observation, Outcome] | None = None
         self.acknowledged: Outcome | None = None
+        self.template: tuple[int, str] | None = None
+        """The Deployment as it was seen, and the revision to give it."""
 
     def hear(self, report: ServingReport, now: float) -> None:
         """Takes a report; a late one of the same instance is dropped."""
@@ -330,6 +384,7 @@ class Operator:
         decisions: Iterable[DecisionSpec],
         replicas: tuple[SeenReplica, ...] | None,
         frozen: str = "",
+        deployment: Deployment | None = None,
     ) -> tuple[Observation, Outcome]:
         """One pass. What it decided waits to be written."""
         self.reports = {key: seen for key, seen in self.reports.items() if now - seen.at <= DROPPED_AFTER}
@@ -344,7 +399,9 @@ class Operator:
             elapsed=now - self.looked,
             uptime=now - self.started,
             frozen=frozen,
+            template=None if deployment is None else SeenTemplate(deployment.revision),
         )
+        self.seen = 0 if deployment is None else deployment.changes
         outcome = reconcile(observation)
         self.looked = now
         self.pending = None
@@ -380,7 +437,15 @@ class Operator:
         """Shows subscribers what was acknowledged."""
         if self.acknowledged is not None:
             self.published = self.acknowledged.plan
+            if self.acknowledged.template is not None:
+                self.template = self.seen, self.acknowledged.template.revision
             self.acknowledged = None
+
+    def patch(self, deployment: Deployment) -> None:
+        """Changes the template, after what it follows from was published."""
+        if self.template is not None:
+            deployment.patch(*self.template)
+            self.template = None
 
 
 def subscribed_at(operator: Operator, now: float) -> dict[str, ServingReport]:
@@ -394,7 +459,7 @@ def subscribed_at(operator: Operator, now: float) -> dict[str, ServingReport]:
 
 
 def wanted_version(
-    objects: Iterable[ModelVersion], blocked: set[str], committed: tuple[int, str] | None
+    objects: Iterable[ModelVersion], blocked: set[str], committed: tuple[int, str] | None, *, restarts: bool
 ) -> tuple[int, str] | None:
     """Rule 1, told once more in the plainest way: the highest version that is Active and not blocked. One that clashes
     or asks for what isn't supported can't be started; it counts only if it is committed already."""
@@ -407,6 +472,7 @@ def wanted_version(
         )
         twins = [each for each in specs if (each.version, each.artifact.digest) == name and each.state == "Active"]
         startable = len(rivals) == 1 and not any(step.weight for each in twins for step in each.rollout.steps)
+        startable = startable and (restarts or not any(each.rollout.mode == "Restart" for each in twins))
         if spec.state == "Active" and name[1] not in blocked and (startable or name == committed):
             best = max(filter(None, [best, name]))
     return best

@@ -19,7 +19,7 @@ from engine_promises import (
     committed_digest,
     newest_plans,
 )
-from engine_simulation import Artifact, Operator, Replica, Store, artifact, subscribed_at, wanted_version
+from engine_simulation import Artifact, Deployment, Operator, Replica, Store, artifact, subscribed_at, wanted_version
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -36,7 +36,17 @@ NATURES = st.sampled_from(["good"] * 5 + ["bad", "wrong", "missing", "slow", "ch
 REPLICAS = st.integers(0, 2)
 OPERATORS = st.integers(0, 1)
 BREAKERS = st.sampled_from([Reason.ERROR_RATE_EXCEEDED, Reason.WONT_FIT])
-STEPS = st.sampled_from([{}, {}, {}, {"steps": [{"pause": {}}]}, {"steps": [{"weight": "5%"}]}, {"keepPrevious": "5s"}])
+STEPS = st.sampled_from(
+    [
+        {},
+        {},
+        {},
+        {"steps": [{"pause": {}}]},
+        {"steps": [{"weight": "5%"}]},
+        {"keepPrevious": "5s"},
+        {"mode": "Restart"},
+    ]
+)
 
 
 class Rollouts(RuleBasedStateMachine):
@@ -54,6 +64,7 @@ class Rollouts(RuleBasedStateMachine):
         self.hidden: set[str] = set()
         self.store = Store()
         self.replicas = [Replica(name, self.artifacts) for name in ("a", "b", "c")]
+        self.deployment = Deployment(self.artifacts, self.replicas) if orchestrated else None
         self.operators = [Operator(name, self.store, self.now) for name in ("x", "y")]
         self.tampered = False
         """The object was lost, edited or restored at some time: what no live report held may be lost."""
@@ -80,6 +91,12 @@ class Rollouts(RuleBasedStateMachine):
         version = 1 + max((seen.model_version.spec.version for seen in self.objects.values()), default=0)
         self.new_model_version(version, nature, rollout, 0)
         self.an_ordinary_while(rounds)
+
+    @precondition(lambda self: self.orchestrated)
+    @rule(nature=NATURES, rounds=st.integers(0, 16))
+    def newest_model_version_by_restart(self, nature: str, rounds: int) -> None:
+        """It takes long: Pod after Pod, and who is gone counts until he is silent for long enough."""
+        self.newest_model_version(nature, {"mode": "Restart"}, rounds)
 
     @precondition(lambda self: self.decisions or self.objects)
     @rule(rounds=st.integers(0, 3))
@@ -207,6 +224,10 @@ class Rollouts(RuleBasedStateMachine):
         self.operators[index].publish()
 
     @rule(index=OPERATORS)
+    def change_the_template(self, index: int) -> None:
+        self._patch(self.operators[index])
+
+    @rule(index=OPERATORS)
     def operator_dies(self, index: int) -> None:
         self.operators[index].die(self.now)
 
@@ -259,6 +280,19 @@ class Rollouts(RuleBasedStateMachine):
             self.store.replace(state.model_copy(update={"record": edited}).to_dict())
             self._tampered()
 
+    # --- what happens to the Deployment --------------------------------------------------------------------
+
+    @precondition(lambda self: self.orchestrated)
+    @rule(steps=st.integers(1, 3))
+    def the_deployment_acts(self, steps: int) -> None:
+        for _ in range(steps):
+            self._deployment_acts()
+
+    @precondition(lambda self: self.orchestrated)
+    @rule(revision=st.sampled_from(["", "by-hand"]))
+    def somebody_changes_the_template(self, revision: str) -> None:
+        self.deployment.patch(self.deployment.changes, revision)
+
     # --- the promises that hold in every state -------------------------------------------------------------
 
     @invariant()
@@ -266,6 +300,14 @@ class Rollouts(RuleBasedStateMachine):
         for replica in getattr(self, "replicas", []):
             epochs = [plan.epoch for plan in replica.accepted]
             assert epochs == sorted(set(epochs)), f"DESIGN 3, epochs: {replica.name} went through {epochs}"
+
+    @invariant()
+    def no_plan_takes_a_served_model_from_a_replica_that_answers(self) -> None:
+        for replica in getattr(self, "replicas", []):
+            # Where two histories with the same epochs meet, one of them hadn't admitted what answers here.
+            assert not replica.silenced or self.tampered, (
+                f"DESIGN 4.3: {replica.name} had to stop by plans {replica.silenced}"
+            )
 
     @invariant()
     def at_most_two_versions_of_a_model_are_resident(self) -> None:
@@ -316,7 +358,12 @@ class Rollouts(RuleBasedStateMachine):
     def _observe(self, operator: Operator) -> None:
         ready = tuple(SeenReplica(each.name, each.routed is not None) for each in self.replicas if each.alive)
         observation, outcome = operator.observe(
-            self.now, self._visible(), self.decisions, ready if self.orchestrated else None, self.frozen
+            self.now,
+            self._visible(),
+            self.decisions,
+            ready if self.orchestrated else None,
+            self.frozen,
+            self.deployment,
         )
         check_second_pass(observation, outcome)
         check_epoch(observation, outcome)
@@ -370,6 +417,16 @@ class Rollouts(RuleBasedStateMachine):
             self._observe(operator)
             self._write(operator)
             operator.publish()
+            self._patch(operator)
+        self._deployment_acts()
+
+    def _patch(self, operator: Operator) -> None:
+        if self.deployment is not None:
+            operator.patch(self.deployment)
+
+    def _deployment_acts(self) -> None:
+        if self.deployment is not None:
+            self.deployment.act()
 
     def _settle(self) -> None:
         self.readable_again()
@@ -382,12 +439,15 @@ class Rollouts(RuleBasedStateMachine):
             each.load_seconds = 1.0
         quiet = 0
         for _ in range(200):
-            generation = self.store.generation
+            before = self._changes()
             self._round(30.0)
-            quiet = quiet + 1 if generation == self.store.generation else 0
+            quiet = quiet + 1 if before == self._changes() else 0
             if quiet >= 8:
                 return
         raise AssertionError("DESIGN 3: it never came to rest")
+
+    def _changes(self) -> tuple[int, int]:
+        return self.store.generation, 0 if self.deployment is None else self.deployment.changes
 
     def _check_rest(self) -> None:
         _, state = self.store.read()
@@ -398,7 +458,7 @@ class Rollouts(RuleBasedStateMachine):
         committed = None if record.committed is None else (record.committed.version, record.committed.digest)
         blocked = {each.digest for each in (*record.quarantine, *record.holds)}
         objects = [seen.model_version for seen in self.objects.values()]
-        wanted = wanted_version(objects, blocked, committed)
+        wanted = wanted_version(objects, blocked, committed, restarts=self.orchestrated)
         if record.rollout is not None:
             # Only a person can keep it from going on.
             candidate = (record.rollout.candidate.version, record.rollout.candidate.digest)
@@ -408,17 +468,25 @@ class Rollouts(RuleBasedStateMachine):
             assert record.rollout.paused or waits, "DESIGN 4.1: a rollout hangs"
         elif wanted is not None:
             assert committed == wanted, f"DESIGN 4.1: {committed} is committed, {wanted} is wanted"
+        if self.deployment is not None:
+            revisions = {each.revision for each in self.replicas}
+            stays = record.rollout is not None and record.rollout.revision
+            assert stays or revisions == {self.deployment.revision}, f"{revisions} are left"
+            assert len(self.replicas) == self.deployment.wanted or stays
         self._check_every_replica_serves(record)
 
     def _check_every_replica_serves(self, record: ModelRecord) -> None:
         committed = record.committed
+        # Who was made to bring a version that somebody paused follows an entry of its own.
+        revision = "" if record.rollout is None else record.rollout.revision
+        theirs = [each for each in self.replicas if not revision or each.revision != revision]
         failing = [
             replica.name
-            for replica in self.replicas
+            for replica in theirs
             if committed is not None and replica.held[committed.digest].state is VersionState.FAILED
         ]
         assert not failing or record.previous is None, f"DESIGN 4.4: it fails on {failing}, and nobody went back"
-        for replica in self.replicas:
+        for replica in theirs:
             if committed is None:
                 assert replica.routed is None, f"{replica.name} answers, and nothing is committed"
                 continue

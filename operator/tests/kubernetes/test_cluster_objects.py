@@ -11,9 +11,10 @@ import pytest
 
 from windlass_contract.canonical import digest_of_bytes
 from windlass_contract.model_version import ModelVersionStatus
+from windlass_contract.record import PodTemplate
 from windlass_operator.driving.samples import Samples
-from windlass_operator.kubernetes_driver.cluster import Cluster, Seen
-from windlass_operator.kubernetes_driver.objects import SeenPod, deployment_of, model_version_of, pod_of
+from windlass_operator.kubernetes_driver.cluster import UNTOLD, Cluster, Seen
+from windlass_operator.kubernetes_driver.objects import SeenPod, deployment_of, model_version_of, pod_of, template_patch
 from windlass_operator.kubernetes_driver.reviews import pod_of_review
 from windlass_operator.kubernetes_driver.telling import desired
 
@@ -212,3 +213,57 @@ def test_a_status_keeps_the_times_of_what_stands_there_and_replaces_nonsense() -
     assert desired(status, first, datetime(2031, 1, 1, tzinfo=UTC)) == first
     there = {"conditions": [{"nonsense": True}]}
     assert desired(status, there, datetime(2031, 1, 1, tzinfo=UTC))["conditions"][0]["lastTransitionTime"][:4] == "2031"
+
+
+def deployment(
+    name: str = "d", version: int = 1, revision: str | None = None, told: str = "WINDLASS_REVISION"
+) -> dict[str, Any]:
+    annotations = {} if revision is None else {"windlass.dev/revision": revision}
+    pod = {"containers": [{"name": "proxy"}, {"name": "server", "env": [{"name": told}]}]}
+    spec = {"replicas": 2, "template": {"metadata": {"annotations": annotations}, "spec": pod}}
+    return {"metadata": metadata(name, version, labels={"windlass.dev/server": "cats"}), "spec": spec}
+
+
+@pytest.mark.parametrize(
+    ("deployments", "forbidden", "revision", "problem"),
+    [
+        ([deployment()], "", "", ""),
+        ([deployment(revision="m-2")], "", "m-2", ""),
+        ([deployment(revision="m-2")], "it may not", "m-2", "it may not"),
+        ([deployment(told="OTHER")], "", "", UNTOLD.format("d")),
+        ([], "", "", "no Deployment has the label windlass.dev/server: cats"),
+        (
+            [deployment("d"), deployment("e")],
+            "",
+            "",
+            "more than one Deployment has the label windlass.dev/server: cats (d, e)",
+        ),
+    ],
+)
+def test_the_template_of_a_server_is_that_of_its_only_deployment(deployments, forbidden, revision, problem) -> None:
+    cluster = Cluster()
+    for each in deployments:
+        cluster.deployments.put(deployment_of(each))
+    found = cluster.view("vision/cats", lambda _: Samples(), no_restarts=forbidden).template
+    assert found is not None
+    assert (found.revision, found.problem) == (revision, problem)
+
+
+@pytest.mark.parametrize(("revision", "written"), [("m-2-7", "m-2-7"), ("", None)])
+def test_a_template_is_changed_only_as_it_was_seen(revision, written) -> None:
+    seen = deployment_of(deployment(version=5, revision="m-1-3"))
+    patch = template_patch(seen, PodTemplate(revision=revision))
+    assert patch["metadata"] == {"resourceVersion": "5"}
+    assert patch["spec"] == {"template": {"metadata": {"annotations": {"windlass.dev/revision": written}}}}
+
+
+def test_the_image_of_the_models_is_seen_and_changed_where_there_is_one() -> None:
+    document = deployment(revision="m-1-3")
+    document["spec"]["template"]["spec"]["volumes"] = [
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "models", "image": {"reference": "models/m:1", "pullPolicy": "IfNotPresent"}},
+    ]
+    seen = deployment_of(document)
+    assert (seen.revision, seen.image) == ("m-1-3", "models/m:1")
+    template = template_patch(seen, PodTemplate(revision="m-2-7", image="models/m:2"))["spec"]["template"]
+    assert template["spec"] == {"volumes": [{"name": "models", "image": {"reference": "models/m:2"}}]}

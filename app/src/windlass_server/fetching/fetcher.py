@@ -51,15 +51,23 @@ class Fetcher:
     """Implements what a `Follower` needs of whom it follows a plan for."""
 
     def __init__(
-        self, server: str, models: Path, sources: Mapping[str, Source], bounds: Bounds, keep_seconds: float
+        self,
+        server: str,
+        models: Path,
+        sources: Mapping[str, Source],
+        bounds: Bounds,
+        keep_seconds: float,
+        revision: str = "",
     ) -> None:
-        """`sources`: by scheme. `keep_seconds`: for which a version stays that no plan names any more."""
+        """`sources`: by scheme. `keep_seconds`: for which a version stays that no plan names any more. `revision`: of
+        the Pod template, as its replica's."""
         self.server = server
         self.plan: ServingPlan | None = None
         self._models = models
         self._sources = sources
         self._bounds = bounds
         self._keep_seconds = keep_seconds
+        self._revision = revision
         self._tasks: dict[Wanted, asyncio.Task[None]] = {}
         self._room = asyncio.Semaphore(AT_ONCE)
         self._news = asyncio.Event()
@@ -70,7 +78,7 @@ class Fetcher:
     def apply(self, plan: ServingPlan) -> None:
         """Takes a plan."""
         self.plan = plan
-        log.info("plan taken", epoch=plan.epoch, fetched=[str(each) for each in wanted_of(plan)])
+        log.info("plan taken", epoch=plan.epoch, fetched=[str(each) for each in self._wanted(plan)])
         self._news.set()
 
     def begin(self) -> None:
@@ -116,18 +124,20 @@ class Fetcher:
                 await self._news.wait()
                 self._news.clear()
                 if self.plan is not None and self._begun:
-                    await self._take(wanted_of(self.plan))
+                    await self._take(self._wanted(self.plan), named_by(self.plan))
         finally:
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    async def _take(self, wanted: list[Wanted]) -> None:
+    def _wanted(self, plan: ServingPlan) -> list[Wanted]:
+        return wanted_of(plan.of_revision(self._revision))
+
+    async def _take(self, wanted: list[Wanted], kept: set[str]) -> None:
         ended = {each: task for each, task in self._tasks.items() if each not in wanted}
         for task in ended.values():
             task.cancel()
         await asyncio.gather(*ended.values(), return_exceptions=True)
-        kept = {each.digest for each in wanted}
         await asyncio.to_thread(self._tidy, kept, {each.digest for each in ended} - kept)
         self._tasks = {each: self._tasks.get(each) or asyncio.create_task(self._bring(each)) for each in wanted}
 
@@ -137,7 +147,7 @@ class Fetcher:
             if self.plan is None or not self._begun:
                 continue
             try:
-                await asyncio.to_thread(self._tidy, {each.digest for each in wanted_of(self.plan)}, set())
+                await asyncio.to_thread(self._tidy, named_by(self.plan), set())
             except OSError as error:
                 log.warning("what nobody wants can't be removed", folder=str(self._models), reason=error.strerror)
 
@@ -272,6 +282,12 @@ class _Telling:
             if time.monotonic() - logged >= LOG_SECONDS:
                 logged = time.monotonic()
                 log.info("fetching", version=str(self._wanted), progress=round(self._share, 3))
+
+
+def named_by(plan: ServingPlan) -> set[str]:
+    """Digests of all that a plan wants fetched by anybody: replicas of another revision may share the volume."""
+    revisions = {revision for model in plan.models.values() for revision in model.revisions}
+    return {each.digest for revision in ("", *revisions) for each in wanted_of(plan.of_revision(revision))}
 
 
 def wanted_of(plan: ServingPlan) -> list[Wanted]:

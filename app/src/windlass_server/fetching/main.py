@@ -67,6 +67,7 @@ async def fetch(settings: FetcherSettings) -> None:
         sources,
         Bounds(settings.max_bytes, settings.fetch_deadline),
         settings.keep_seconds,
+        settings.revision,
     )
     url = settings.operator
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from windlass_contract.identifiers import ServerName
+from windlass_contract.identifiers import Revision, ServerName
 from windlass_server.settings import ENV_PREFIX, Bytes, Seconds
 
 _HOST = re.compile(r"(\*|(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?)")
@@ -22,6 +22,10 @@ class FetcherSettings(BaseSettings):
 
     models: Path = Field(Path("models"), description="folder of models, the one that replicas read; it is written")
     server: ServerName = Field(description="name of the server whose plan it follows, as ModelVersions name it")
+    revision: Revision = Field(
+        "",
+        description="revision of the Pod template, as its replica's: the plan may have an entry of its own for it",
+    )
     operator: str | None = Field(
         None,
         description="URL of the operator's control endpoint, e.g. http://127.0.0.1:8010; needs --control-token-file",

@@ -72,16 +72,21 @@ class Host:
         fetch_samples: FetchSamples,
         on_change: Callable[[], None] = lambda: None,
         fetcher: FetcherWatch | None = None,
+        revision: str = "",
     ) -> None:
         """`identity`: server, replica and instance. `on_change` is called after each change of plan, state or routes,
-        and must not call back into the host's `apply`. `fetcher`: who brings files that are not there."""
+        and must not call back into the host's `apply`. `fetcher`: who brings files that are not there. `revision`: of
+        the Pod template."""
         self.server, self.replica, self.instance = identity
         self.settings = settings
         self._make_resident = make_resident
         self._fetch_samples = fetch_samples
         self.on_change = on_change
         self._fetcher = fetcher
+        self._revision = revision
+        self._told: ServingPlan | None = None
         self._plan: ServingPlan | None = None
+        """What of the plan is for this replica's revision."""
         self._table: RoutingTable[Slot] = RoutingTable()
         self._slots: dict[Key, Slot] = {}
         self.meters: dict[Key, Meter] = {}
@@ -102,7 +107,19 @@ class Host:
     @property
     def plan(self) -> ServingPlan | None:
         """The plan that is being made true."""
+        return self._told
+
+    @property
+    def followed(self) -> ServingPlan | None:
+        """The plan as replicas of this one's revision have to follow it."""
         return self._plan
+
+    @property
+    def held_back(self) -> frozenset[str]:
+        """Models that replicas of this one's revision don't answer for yet, although others may."""
+        told = self._told.models.items() if self._told is not None else ()
+        entries = {name: model.revisions.get(self._revision) for name, model in told}
+        return frozenset(name for name, entry in entries.items() if entry is not None and not entry.weight)
 
     @property
     def table(self) -> RoutingTable[Slot]:
@@ -118,9 +135,9 @@ class Host:
         """Takes a plan whose epoch is higher than the present one's. Raises `ValueError` for any other."""
         if self._plan is not None and plan.epoch <= self._plan.epoch:
             raise ValueError(f"plan {plan.epoch} doesn't follow plan {self._plan.epoch}")
-        self._plan = plan
+        self._told, self._plan = plan, plan.of_revision(self._revision)
         self._leases.clear()
-        self._breakers.follow(plan)
+        self._breakers.follow(self._plan)
         log.info("plan taken", epoch=plan.epoch, digest=plan.digest)
         self._changed()
 
@@ -456,7 +473,8 @@ class Host:
             replica=self.replica,
             instance=self.instance,
             sequence=self._sequence,
-            plan=self._plan,
+            plan=self._told,
+            revision=self._revision,
             plan_conflict=plan_conflict,
             ready=ready,
             draining=draining,

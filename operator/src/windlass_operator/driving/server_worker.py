@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -14,7 +14,7 @@ import structlog
 
 from windlass_contract.model_version import ModelVersionStatus
 from windlass_contract.plan import ServingPlan
-from windlass_contract.record import RolloutRecordSet, ServerState, Verdict
+from windlass_contract.record import PodTemplate, RolloutRecordSet, ServerState, Verdict
 from windlass_operator.control.hub import Hub
 from windlass_operator.engine.interface import Event, Observation, Outcome, SeenReport
 from windlass_operator.metrics import Metrics
@@ -46,6 +46,8 @@ class Tools:
     holds: Callable[[], bool]
     """Whether this operator is still the one that acts."""
     acting_since: float
+    restart: Callable[[str, PodTemplate], Awaitable[None]] | None = None
+    """Changes the template of a server's replicas; None: there are no templates."""
     clock: Callable[[], float] = time.monotonic
 
 
@@ -154,6 +156,8 @@ class ServerWorker:
             self._previous_pass = now
             self._record = outcome.record
             self._publish(outcome, view, observation)
+            if outcome.template is not None and tools.restart is not None:
+                await tools.restart(self.key, outcome.template)
             return outcome
         return None
 
@@ -166,6 +170,7 @@ class ServerWorker:
             plan=self._plan,
             reports=tools.hub.reports(self.key),
             replicas=view.replicas,
+            template=view.template,
             decisions=view.decisions,
             elapsed=0.0 if self._previous_pass is None else max(0.0, now - self._previous_pass),
             uptime=max(0.0, now - tools.acting_since),
@@ -294,6 +299,7 @@ def _summary(plan: ServingPlan | None) -> dict[str, object]:
             for role in ("committed", "previous", "candidate")
             if getattr(model, role) is not None
         }
+        | {f"revision {revision}": planned.version for revision, planned in model.revisions.items()}
         for name, model in plan.models.items()
     }
     return {"epoch": plan.epoch, "models": models}

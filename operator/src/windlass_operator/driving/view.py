@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from windlass_contract.decision import DecisionSpec
-from windlass_operator.engine.interface import SeenModelVersion, SeenReplica
+from windlass_operator.engine.interface import SeenModelVersion, SeenReplica, SeenTemplate
 
 
 @dataclass(frozen=True)
@@ -21,3 +21,5 @@ class ServerView:
     """By digest."""
     replicas: tuple[SeenReplica, ...] | None = None
     """None: there is no orchestrator to ask."""
+    template: SeenTemplate | None = None
+    """What the replicas are made from; None: there is no such thing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from windlass_contract.fetching import FETCHED_SCHEMES
@@ -16,6 +16,17 @@ from .draft import block_of
 from .interface import SeenModelVersion
 
 MOUNTED = "volume://"
+IMAGE = "oci://"
+NO_RESTART = "there are no Pods here that a Deployment makes; use mode InPlace"
+
+
+def never(spec: ModelVersionSpec) -> str:
+    """Why a version can't be brought by new Pods, where there are none; empty: it needn't."""
+    return NO_RESTART if spec.rollout.mode is Mode.RESTART else ""
+
+
+Forbids = Callable[[ModelVersionSpec], str]
+"""Why a version can't be brought as it asks for; empty: it can."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ class Claim:
         """As the record remembers it. Raises `ValueError` without a digest: such a version isn't started."""
         if self.digest is None:
             raise ValueError(f"version {self.version} has no digest")
-        places = {"path": mounted_path(self.spec), "uri": fetched_uri(self.spec)}
+        places = {"path": mounted_path(self.spec), "uri": fetched_uri(self.spec), "image": image_of(self.spec)}
         given = {name: place for name, place in places.items() if place is not None}
         return VersionRef(version=self.version, digest=self.digest, model_version=self.seen.name, **given)
 
@@ -71,7 +82,7 @@ class Claim:
         return SamplesRef(digest=digest, min_score=thousandths(source.min_score))
 
 
-def claims_of(objects: Iterable[SeenModelVersion], record: ModelRecord) -> tuple[Claim, ...]:
+def claims_of(objects: Iterable[SeenModelVersion], record: ModelRecord, forbids: Forbids = never) -> tuple[Claim, ...]:
     """The versions that the ModelVersions of one model name, highest first."""
     grouped: dict[tuple[int, str | None], list[SeenModelVersion]] = {}
     for seen in sorted(objects, key=lambda each: (each.model_version.spec.state is not State.ACTIVE, each.name)):
@@ -81,7 +92,7 @@ def claims_of(objects: Iterable[SeenModelVersion], record: ModelRecord) -> tuple
     for (version, digest), group in sorted(grouped.items(), key=lambda item: (-item[0][0], item[0][1] or "")):
         claim = Claim(version, digest, tuple(group))
         rivals = [each for key, others in grouped.items() if key[0] == version and key[1] != digest for each in others]
-        claims.append(Claim(version, digest, tuple(group), _obstacle(claim, rivals, record)))
+        claims.append(Claim(version, digest, tuple(group), _obstacle(claim, rivals, record, forbids)))
     return tuple(claims)
 
 
@@ -106,18 +117,24 @@ def claim_of(claims: Iterable[Claim], ref: VersionRef | None) -> Claim | None:
 
 def fetched_uri(spec: ModelVersionSpec) -> str | None:
     """Where a fetcher gets the files from; None: they are mounted."""
-    return None if spec.artifact.uri.startswith(MOUNTED) else spec.artifact.uri
+    return None if spec.artifact.uri.startswith((MOUNTED, IMAGE)) else spec.artifact.uri
+
+
+def image_of(spec: ModelVersionSpec) -> str | None:
+    """The image that Pods mount as the models' folder; None: it is another volume."""
+    return spec.artifact.uri.removeprefix(IMAGE) if spec.artifact.uri.startswith(IMAGE) else None
 
 
 def mounted_path(spec: ModelVersionSpec) -> str | None:
-    """Where the files lie below the models' folder; None: at `<model>/<version>`, as everything that is fetched."""
-    if fetched_uri(spec) is not None:
+    """Where the files lie below the models' folder; None: at `<model>/<version>`, as all that is fetched or mounted by
+    an image."""
+    if not spec.artifact.uri.startswith(MOUNTED):
         return None
     path = spec.artifact.uri.removeprefix(MOUNTED).strip("/")
     return None if path in {"", f"{spec.model}/{spec.version}"} else path
 
 
-def _obstacle(claim: Claim, rivals: list[SeenModelVersion], record: ModelRecord) -> Obstacle | None:
+def _obstacle(claim: Claim, rivals: list[SeenModelVersion], record: ModelRecord, forbids: Forbids) -> Obstacle | None:
     if rivals:
         names = ", ".join(sorted({each.name for each in (*claim.objects, *rivals)}))
         return Obstacle(
@@ -134,18 +151,20 @@ def _obstacle(claim: Claim, rivals: list[SeenModelVersion], record: ModelRecord)
         )
     for seen in claim.objects:
         # While two objects name it, what either of them asks for has to be possible.
-        obstacle = _own_obstacle(seen)
+        obstacle = _own_obstacle(seen, forbids)
         if obstacle is not None and seen.model_version.spec.state is claim.spec.state:
             return obstacle
     return None
 
 
-def _own_obstacle(seen: SeenModelVersion) -> Obstacle | None:
+def _own_obstacle(seen: SeenModelVersion, forbids: Forbids) -> Obstacle | None:
     spec = seen.model_version.spec
+    why = forbids(spec)
+    if why:
+        return Obstacle("ModeNotSupported", f"not started by spec.rollout.mode {spec.rollout.mode}: {why}")
     fields = unsupported(spec)
     if fields:
-        reason = "ModeNotSupported" if spec.rollout.mode is not Mode.IN_PLACE else "NotSupported"
-        return Obstacle(reason, "not started, since this release doesn't support: " + "; ".join(fields))
+        return Obstacle("NotSupported", "not started, since this release doesn't support: " + "; ".join(fields))
     if seen.samples_problem:
         return Obstacle("SamplesUnavailable", seen.samples_problem)
     if spec.verify.samples is not None and seen.samples_digest is None:
@@ -157,7 +176,7 @@ def _unfetchable(uri: str) -> list[str]:
     scheme, _, rest = uri.partition("://")
     if scheme not in FETCHED_SCHEMES:
         known = ", ".join(f"{each}://" for each in FETCHED_SCHEMES)
-        return [f"spec.artifact.uri {scheme}:// (use {known} or {MOUNTED})"]
+        return [f"spec.artifact.uri {scheme}:// (use {known}, {IMAGE} or {MOUNTED})"]
     host, _, path = rest.partition("/")
     if not re.fullmatch(r"[A-Za-z0-9._:\[\]-]+", host):
         return ["spec.artifact.uri without a host, or with a user or password in it (they belong to the fetcher)"]
@@ -166,11 +185,22 @@ def _unfetchable(uri: str) -> list[str]:
     return []
 
 
+def _unmountable(image: str, mode: Mode) -> list[str]:
+    if mode is not Mode.RESTART:
+        return [f"spec.artifact.uri {IMAGE} in mode {mode} (running Pods can't mount another image: use Restart)"]
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*[A-Za-z0-9]", image):
+        return ["spec.artifact.uri that names no image (write oci://registry.example.com/digits:2)"]
+    return []
+
+
 def unsupported(spec: ModelVersionSpec) -> list[str]:
     """What the ModelVersion asks for and isn't there yet, by field. It is never carried out without it."""
     fields = []
     artifact, rollout = spec.artifact, spec.rollout
-    if fetched_uri(spec) is not None:
+    image = image_of(spec)
+    if image is not None:
+        fields += _unmountable(image, rollout.mode)
+    elif fetched_uri(spec) is not None:
         fields += _unfetchable(artifact.uri)
     elif not stays_inside(mounted_path(spec) or "."):
         fields.append(
@@ -179,8 +209,8 @@ def unsupported(spec: ModelVersionSpec) -> list[str]:
         )
     if artifact.digest is None:
         fields.append("spec.artifact.digest left out (write what windlass pack printed)")
-    if rollout.mode is not Mode.IN_PLACE:
-        fields.append(f"spec.rollout.mode {rollout.mode}")
+    if rollout.mode is Mode.RESTART and rollout.steps:
+        fields.append(f"spec.rollout.steps in mode {Mode.RESTART} (new Pods answer as soon as they are ready)")
     for index, step in enumerate(rollout.steps):
         fields += [
             f"spec.rollout.steps[{index}].{name}"

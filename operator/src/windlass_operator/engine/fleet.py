@@ -111,7 +111,7 @@ def spoken_for(report: ServingReport, model: str, planned: PlannedVersion, since
     plan = report.plan
     if plan is None or plan.server != report.server or plan.epoch < since or model not in plan.models:
         return None
-    follows = plan.models[model].planned(planned.version)
+    follows = plan.models[model].of_revision(report.revision).planned(planned.version)
     if follows is None or follows.digest != planned.digest or follows.samples != planned.samples:
         return None
     said = report.version(model, planned.version)

@@ -8,7 +8,7 @@ from typing import Literal
 from windlass_contract.decision import DecisionSpec
 from windlass_contract.model_version import ModelVersion, ModelVersionStatus
 from windlass_contract.plan import ServingPlan
-from windlass_contract.record import RolloutRecordSet
+from windlass_contract.record import PodTemplate, RolloutRecordSet
 from windlass_contract.report import ServingReport
 
 
@@ -51,6 +51,18 @@ class SeenReplica:
 
 
 @dataclass(frozen=True)
+class SeenTemplate:
+    """The template that the replicas are made from, by an orchestrator that updates them one after the other."""
+
+    revision: str
+    """As it is now; empty: none that we gave it."""
+    problem: str = ""
+    """Why it can't be changed; empty: it can."""
+    image: str = ""
+    """Of the image volume that the models are in; empty: there is none."""
+
+
+@dataclass(frozen=True)
 class Observation:
     """Everything that one pass over a server looks at."""
 
@@ -70,6 +82,8 @@ class Observation:
     """Seconds since this operator's previous pass over the server, by its monotonic clock; 0 at the first."""
     uptime: float
     """Seconds since the operator began to act."""
+    template: SeenTemplate | None = None
+    """None: there is none, and rollouts in mode Restart can't be carried out."""
     frozen: str = ""
     """Why the set of ModelVersions can't be trusted (an unreadable file, named): nothing is started or ended by it."""
 
@@ -100,6 +114,8 @@ class Outcome:
     """To be shown once, after the write succeeded."""
     renewed: tuple[str, ...] = ()
     """Models whose candidate's weight may be renewed."""
+    template: PodTemplate | None = None
+    """What to make of the Pod template, after the write succeeded; None: leave it as it is."""
     revisit_after: float | None = None
     """Seconds after which something may change by time alone; None: only by news."""
     gathering: bool = False

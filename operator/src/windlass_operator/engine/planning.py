@@ -7,7 +7,7 @@ from typing import Any
 
 from windlass_contract.canonical import canonical_json
 from windlass_contract.plan import ModelPlan, PlannedVersion, SamplesRef
-from windlass_contract.record import ModelRecord, RolloutRecord, VersionRef
+from windlass_contract.record import ModelRecord, Phase, RolloutRecord, VersionRef
 
 STABLE = "stable"
 PREVIOUS = "previous"
@@ -31,7 +31,13 @@ def plan_model(record: ModelRecord) -> ModelPlan:
         fields["committed"] = record.committed.version
         labels[STABLE] = record.committed.version
         versions.append(_planned(record.committed, weight=1000))
-    if record.rollout is not None:
+    if record.rollout is not None and record.rollout.revision:
+        weight = {"weight": 1000} if record.rollout.phase is Phase.ADMITTED else {}
+        planned = planned_candidate(record.rollout).model_copy(update=weight)
+        fields["revisions"] = {record.rollout.revision: planned}
+        if record.rollout.paused:
+            fields["paused"] = True
+    elif record.rollout is not None:
         fields["candidate"] = record.rollout.candidate.version
         versions.append(planned_candidate(record.rollout))
         if record.rollout.step:

@@ -8,7 +8,7 @@ from typing import Any
 
 from windlass_contract.canonical import canonical_json
 from windlass_contract.plan import ServingPlan
-from windlass_contract.record import ModelRecord, RolloutRecordSet
+from windlass_contract.record import ModelRecord, PodTemplate, RolloutRecordSet
 
 from .decisions import take_decisions
 from .desired import claims_of
@@ -17,6 +17,7 @@ from .fleet import Fleet, still_gathering
 from .interface import Event, Observation, Outcome, SeenModelVersion
 from .planning import plan_models, same_models
 from .recover import Base, base_of
+from .restarts import Restarts, template_after
 from .status import statuses_of
 from .steps import age_previous, follow_desired, go_on, hear_reports, retire
 from .view import View, remarks_of
@@ -48,12 +49,21 @@ def reconcile(observation: Observation) -> Outcome:
         if seen.model_version.spec.server == observation.server:
             objects.setdefault(seen.model_version.spec.model, []).append(seen)
     decided_on = {each.model for each in observation.decisions if each.server == observation.server}
+    ending = None if observation.record is None else observation.record.template
+    restarts = Restarts.of(observation.template, ending, base.models, base.highest_epoch + 1)
     views: dict[str, View] = {}
     events: list[Event] = []
-    for model in sorted(set(base.models) | set(objects) | decided_on):
-        view, draft = _pass_over(observation, base, fleet, model, objects.get(model, []), elapsed)
-        views[model] = view
-        events += draft.events
+    names = sorted(set(base.models) | set(objects) | decided_on)
+    for model in names:
+        before = base.models.get(model, ModelRecord())
+        views[model] = _pass_over(observation, before, fleet, model, objects.get(model, []), elapsed, restarts, events)
+    records = {name: view.record for name, view in views.items()}
+    if restarts.over(records):
+        _, going_back = template_after(observation.template, ending, base.models, records)
+        restarts = Restarts.of(observation.template, going_back, records, restarts.attempt)
+        for model in names:
+            before = records[model]
+            views[model] = _pass_over(observation, before, fleet, model, objects.get(model, []), 0.0, restarts, events)
 
     drafts = {
         name: _numbered(view.record, base.highest_epoch + 1)
@@ -63,27 +73,36 @@ def reconcile(observation: Observation) -> Outcome:
     plan = _next_plan(observation.server, base, drafts)
     epoch = 0 if plan is None else plan.epoch
     models = {name: _dated(record, epoch) for name, record in drafts.items()}
-    record = _record(observation, models)
+    template, remembered = template_after(observation.template, ending, base.models, models)
+    record = _record(observation, models, remembered)
     write = bool(events) or _has_to_be_written(observation, record, plan)
     if base.rebuilt and write:
-        names = sorted({seen.name for group in objects.values() for seen in group})
-        events = [Event(name, "Warning", "RecordRebuilt", base.rebuilt) for name in names[:1]] + events
+        told = sorted({seen.name for group in objects.values() for seen in group})
+        events = [Event(name, "Warning", "RecordRebuilt", base.rebuilt) for name in told[:1]] + events
     return Outcome(
         record=record,
         plan=plan,
         write=write,
         statuses=statuses_of(observation, fleet, views),
         events=tuple(events) if write else (),
-        revisit_after=REVISIT_SECONDS if any(_clock_runs(each) for each in models.values()) else None,
+        template=template,
+        revisit_after=REVISIT_SECONDS if template is not None or any(map(_clock_runs, models.values())) else None,
         remarks=(*remarks_of(views), *fleet.remarks()),
     )
 
 
 def _pass_over(
-    observation: Observation, base: Base, fleet: Fleet, model: str, objects: list[SeenModelVersion], elapsed: float
-) -> tuple[View, Draft]:
-    before = base.models.get(model, ModelRecord())
-    claims = claims_of(objects, before)
+    observation: Observation,
+    before: ModelRecord,
+    fleet: Fleet,
+    model: str,
+    objects: list[SeenModelVersion],
+    elapsed: float,
+    restarts: Restarts,
+    events: list[Event],
+) -> View:
+    """Adds to `events` what has to be told."""
+    claims = claims_of(objects, before, restarts.forbids)
     names = {(claim.version, claim.digest): claim.seen.name for claim in claims if claim.digest is not None}
     draft = Draft(model, before, names)
     mine = [each for each in observation.decisions if each.server == observation.server]
@@ -93,19 +112,20 @@ def _pass_over(
         take_decisions(draft, mine, fleet)
         hear_reports(draft, claims, fleet)
         # What is committed decides which claims can be started: a rollback may have changed it.
-        claims = claims_of(objects, draft.record)
+        claims = claims_of(objects, draft.record, restarts.forbids)
         if not observation.frozen:
-            follow_desired(draft, claims, fleet, elapsed)
+            follow_desired(draft, claims, fleet, elapsed, restarts)
         committed = draft.record.committed
         ready = go_on(draft, claims, fleet, elapsed)
         age_previous(draft, claims, fleet, elapsed if draft.record.committed is committed else 0.0)
         if not observation.frozen:
             retire(draft, claims)
-        claims = claims_of(objects, draft.record)
+        claims = claims_of(objects, draft.record, restarts.forbids)
         if draft.record is start:
             break
         elapsed = 0.0
-    return View(model, draft.record, claims, ready), draft
+    events += draft.events
+    return View(model, draft.record, claims, ready, restarts.waited_for(model, claims, draft.record))
 
 
 def _says_something(record: ModelRecord) -> bool:
@@ -141,12 +161,17 @@ def _dated(record: ModelRecord, epoch: int) -> ModelRecord:
     return record.model_copy(update=update) if update else record
 
 
-def _record(observation: Observation, models: dict[str, ModelRecord]) -> RolloutRecordSet | None:
+def _record(
+    observation: Observation, models: dict[str, ModelRecord], template: PodTemplate | None
+) -> RolloutRecordSet | None:
     if observation.record is None and not models:
         return None
+    # Not written where there is none: an older operator reads what this one wrote.
+    extra = {} if template is None else {"template": template}
     if observation.record is None:
-        return RolloutRecordSet(server=observation.server, models=models)
-    return observation.record.model_copy(update={"server": observation.server, "models": models})
+        return RolloutRecordSet(server=observation.server, models=models, **extra)
+    update = {"server": observation.server, "models": models, "template": template}
+    return observation.record.model_copy(update=update)
 
 
 def _has_to_be_written(observation: Observation, record: RolloutRecordSet | None, plan: ServingPlan | None) -> bool:

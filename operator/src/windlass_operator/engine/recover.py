@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from windlass_contract.plan import LAST_EPOCH, ModelPlan, PlannedVersion, ServingPlan
-from windlass_contract.record import ModelRecord, Phase, RolloutRecord, VersionRef
+from windlass_contract.record import ModelRecord, Phase, PodTemplate, RolloutRecord, VersionRef
 
 from .fleet import Fleet
 from .interface import Observation
@@ -79,12 +79,7 @@ def _rebuild_model(plan: ModelPlan, old: ModelRecord, epoch: int) -> ModelRecord
 
     def reference(version: int | None) -> VersionRef | None:
         planned = None if version is None else plan.planned(version)
-        if planned is None:
-            return None
-        places = {name: getattr(planned, name) for name in ("path", "uri") if getattr(planned, name) is not None}
-        fresh = VersionRef(version=planned.version, digest=planned.digest, **places)
-        ref = known.get((planned.version, planned.digest), fresh)
-        return ref if (ref.path, ref.uri) == (planned.path, planned.uri) else fresh
+        return None if planned is None else _reference(planned, known)
 
     previous = reference(plan.previous)
     kept = previous is not None and old.previous is not None and previous.digest == old.previous.digest
@@ -93,13 +88,42 @@ def _rebuild_model(plan: ModelPlan, old: ModelRecord, epoch: int) -> ModelRecord
         previous=previous,
         previous_seconds=old.previous_seconds if kept else 0.0,
         keep_previous_seconds=old.keep_previous_seconds,
-        rollout=_rebuild_rollout(plan, old.rollout, reference(plan.candidate), epoch),
+        rollout=_rebuild_restart(plan, old.rollout, known, epoch)
+        or _rebuild_rollout(plan, old.rollout, reference(plan.candidate), epoch),
         quarantine=plan.quarantine,
         holds=plan.holds,
         pinned=plan.pinned,
         decisions=plan.decisions,
         verdicts=old.verdicts,
     )
+
+
+def _reference(planned: PlannedVersion, known: Mapping[tuple[int, str], VersionRef]) -> VersionRef:
+    """What is known of a planned version, if its files lie where the plan says."""
+    places = {name: getattr(planned, name) for name in ("path", "uri") if getattr(planned, name) is not None}
+    fresh = VersionRef(version=planned.version, digest=planned.digest, **places)
+    ref = known.get((planned.version, planned.digest), fresh)
+    return ref if (ref.path, ref.uri) == (planned.path, planned.uri) else fresh
+
+
+def _rebuild_restart(
+    plan: ModelPlan, old: RolloutRecord | None, known: Mapping[tuple[int, str], VersionRef], epoch: int
+) -> RolloutRecord | None:
+    """Of mode Restart. Where it came from only the record knows: without, the template gets the revision of none."""
+    for revision, planned in plan.revisions.items():
+        same = old is not None and old.revision == revision
+        return RolloutRecord(
+            candidate=_reference(planned, known),
+            phase=Phase.ADMITTED if planned.weight else Phase.PREPARING,
+            paused=plan.paused,
+            waiting_seconds=old.waiting_seconds if same and old is not None else 0.0,
+            epoch=epoch,
+            attempt=planned.attempt,
+            samples=planned.samples,
+            revision=revision,
+            back_to=old.back_to if same and old is not None else PodTemplate(),
+        )
+    return None
 
 
 def _rebuild_rollout(

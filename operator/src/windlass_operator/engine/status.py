@@ -21,6 +21,7 @@ from windlass_contract.model_version import (
     ModelVersionStatus,
     ReplicaCounts,
 )
+from windlass_contract.plan import PlannedVersion
 from windlass_contract.record import Phase
 from windlass_contract.report import ServingReport, VersionReport, VersionState
 
@@ -142,6 +143,9 @@ def _summarise(view: View, claim: Claim, role: str, fleet: Fleet, frozen: str) -
     if not frozen and previous is not None and waits_for_replicas(record, fleet, view.model):
         message = f"{_NOBODY}. Until then version {previous.version} stays the way back. {_who_serves(view)}"
         return Summary("Pending", "NoReplicas", message, progressing=True)
+    if not frozen and view.waits_for:
+        message = f"it waits until the Pods were started anew for model {view.waits_for}. {_who_serves(view)}"
+        return Summary("Pending", "WaitsForRestart", message, progressing=True)
     why = f"nothing is started while {frozen}" if frozen else "it is about to be started"
     return Summary("Pending", "Frozen" if frozen else "Pending", why, progressing=not frozen, stalled=bool(frozen))
 
@@ -178,6 +182,7 @@ def _candidate(view: View, claim: Claim) -> Summary:
     if rollout.phase is Phase.STEPPING:
         message = f"prepared, and waits at {_step(claim, rollout.step)} for approval"
         return Summary("Paused", "WaitingForApproval", message, progressing=True)
+    how = "; the Deployment starts its Pods anew, one after the other" if rollout.revision else ""
     done = f"{len(ready.prepared)} of {_replicas(len(ready.prepared) + len(ready.waiting) + len(ready.unreachable))}"
     if ready.held_up == "NoReplicas":
         message = f"{_NOBODY}. {_who_serves(view)}"
@@ -195,7 +200,10 @@ def _candidate(view: View, claim: Claim) -> Summary:
         states = ", ".join(f"{replica} is {state}" for replica, state in ready.states[:5]) or "nothing is reported yet"
         message = f"prepared on {done} after {deadline}: {states}. It is tried further. {_who_serves(view)}"
         return Summary("Stalled", "ProgressDeadlineExceeded", message, stalled=True)
-    return Summary("Preparing", "Preparing", f"prepared on {done}. {_who_serves(view)}", progressing=True)
+    if rollout.phase is Phase.ADMITTED:
+        message = f"new Pods answer with it: prepared on {done}{how}"
+        return Summary("Preparing", "Admitted", message, progressing=True)
+    return Summary("Preparing", "Preparing", f"prepared on {done}{how}. {_who_serves(view)}", progressing=True)
 
 
 def _conditions(
@@ -282,7 +290,9 @@ def _degraded(view: View, role: str, fleet: Fleet, troubles: list[tuple[str, Fai
         wrong.append(f"it failed its clients: traffic is taken away on {', '.join(opened[:5])}")
     if fleet.unreachable:
         wrong.append(f"can't hear {', '.join(fleet.unreachable[:5])}")
-    if not wrong and counts.prepared < counts.desired:
+    rollout = view.record.rollout
+    restarting = rollout is not None and rollout.phase is Phase.ADMITTED  # new Pods hold the next version instead
+    if not wrong and not restarting and counts.prepared < counts.desired:
         wrong.append(f"resident on {counts.prepared} of {_replicas(counts.desired)}")
     return "; ".join(wrong)
 
@@ -350,7 +360,7 @@ def _said(fleet: Fleet, model: str, claim: Claim) -> list[tuple[ServingReport, V
     said = []
     for report in fleet.subscribed:
         each = report.version(model, claim.version)
-        planned = report.plan.models[model].planned(claim.version) if _plans(report, model) and report.plan else None
+        planned = _follows(report, model, claim.version)
         if each is None or each.digest not in {None, claim.digest}:
             continue
         if planned is None or planned.digest == claim.digest:
@@ -358,8 +368,11 @@ def _said(fleet: Fleet, model: str, claim: Claim) -> list[tuple[ServingReport, V
     return said
 
 
-def _plans(report: ServingReport, model: str) -> bool:
-    return report.plan is not None and model in report.plan.models
+def _follows(report: ServingReport, model: str, version: int) -> PlannedVersion | None:
+    """What its plan says of a version to a replica of its revision."""
+    if report.plan is None or model not in report.plan.models:
+        return None
+    return report.plan.models[model].of_revision(report.revision).planned(version)
 
 
 def _routed(report: ServingReport, model: str, version: int) -> bool:

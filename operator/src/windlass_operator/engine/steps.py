@@ -33,6 +33,7 @@ from .prepare import (
     waits_for_replicas,
     without_fetcher,
 )
+from .restarts import Restarts
 
 UNCLAIMED_GRACE_SECONDS = 10.0
 """A ModelVersion that is gone for a moment (renamed, applied anew) doesn't bring a lower version back."""
@@ -57,7 +58,7 @@ def hear_reports(draft: Draft, claims: Sequence[Claim], fleet: Fleet) -> None:
         _judge_candidate(draft, claims, fleet)
 
 
-def follow_desired(draft: Draft, claims: Sequence[Claim], fleet: Fleet, elapsed: float) -> None:
+def follow_desired(draft: Draft, claims: Sequence[Claim], fleet: Fleet, elapsed: float, restarts: Restarts) -> None:
     """Starts, supersedes or withdraws a rollout, so that the one that runs is the desired version's."""
     want = _wanted(draft, claims, fleet)
     record = draft.record
@@ -65,7 +66,8 @@ def follow_desired(draft: Draft, claims: Sequence[Claim], fleet: Fleet, elapsed:
     if committed_claim is not None and record.unclaimed_seconds:
         draft.change(unclaimed_seconds=0.0)
     if record.rollout is not None:
-        if want is not None and want.matches(record.rollout.candidate):
+        wanted = want is not None and want.matches(record.rollout.candidate)
+        if want is not None and wanted and not restarts.other_way(record.rollout, want, committed_claim):
             _refresh(draft, want)
             return
         _end_unwanted(draft, claims, want)
@@ -76,8 +78,13 @@ def follow_desired(draft: Draft, claims: Sequence[Claim], fleet: Fleet, elapsed:
         draft.change(unclaimed_seconds=gone)
         if gone < UNCLAIMED_GRACE_SECONDS:
             return
-    if not waits_for_replicas(draft.record, fleet, draft.model) and not without_fetcher(fleet, want):
+    if waits_for_replicas(draft.record, fleet, draft.model) or without_fetcher(fleet, want):
+        return
+    if not restarts.wanted(want, committed_claim):
         _start(draft, want, fleet)
+    elif restarts.free(draft.model):
+        restarts.running = draft.model
+        _start(draft, want, fleet, revision=restarts.revision_of(draft.model, want.version), back_to=restarts.back_to)
 
 
 def go_on(draft: Draft, claims: Sequence[Claim], fleet: Fleet, elapsed: float) -> Preparation | None:
@@ -93,7 +100,12 @@ def go_on(draft: Draft, claims: Sequence[Claim], fleet: Fleet, elapsed: float) -
         # Only while the set of ModelVersions is frozen, or somebody paused it: it stays where it is.
         return ready
     if not ready.complete:
-        if rollout.phase is Phase.PREPARING and not ready.held_up and elapsed:
+        if rollout.revision and rollout.phase is Phase.PREPARING and ready.prepared:
+            # Verdicts on what it found come first: nobody of the others has anything to add.
+            draft.change_rollout(phase=Phase.ADMITTED)
+            message = f"version {rollout.candidate.version} is prepared on a first new Pod: new Pods answer with it"
+            draft.say(rollout.candidate, "Normal", "Admitted", message)
+        elif rollout.phase is not Phase.STEPPING and not ready.held_up and elapsed:
             _wait(draft, rollout, seconds(claim.spec.rollout.progress_deadline), elapsed)
         return ready
     if rollout.step < len(claim.spec.rollout.steps):
@@ -238,9 +250,14 @@ def _wanted(draft: Draft, claims: Sequence[Claim], fleet: Fleet) -> Claim | None
 
 
 def _refresh(draft: Draft, want: Claim) -> None:
-    """The samples may be edited while the rollout runs: then they are run anew."""
+    """The samples may be edited while the rollout runs: then they are run anew. Not once new Pods answer: these would
+    have to stop, and there may be no others left."""
     rollout = draft.record.rollout
-    if rollout is not None and not _same_samples(rollout.samples, want.samples()):
+    if (
+        rollout is not None
+        and rollout.phase is not Phase.ADMITTED
+        and not _same_samples(rollout.samples, want.samples())
+    ):
         draft.change_rollout(samples=want.samples(), phase=Phase.PREPARING)
 
 
@@ -248,15 +265,16 @@ def _same_samples(one: SamplesRef | None, other: SamplesRef | None) -> bool:
     return (one and (one.digest, one.min_score)) == (other and (other.digest, other.min_score))
 
 
-def _start(draft: Draft, want: Claim, fleet: Fleet) -> None:
+def _start(draft: Draft, want: Claim, fleet: Fleet, **restart: Any) -> None:
     record = draft.record
     ref = learned(fleet, draft.model, want.reference())
     samples = want.samples()
-    extra = {} if samples is None else {"samples": samples}
+    extra: dict[str, Any] = dict(restart) if samples is None else {"samples": samples, **restart}
     lost = record.previous
     draft.change(rollout=RolloutRecord(candidate=ref, **extra), previous=None, previous_seconds=0.0)
     start = f"from version {record.committed.version}" if record.committed is not None else "as the first one"
-    draft.say(ref, "Normal", "RolloutStarted", f"version {ref.version} is prepared on every replica, {start}")
+    how = "comes with new Pods" if restart else "is prepared on every replica"
+    draft.say(ref, "Normal", "RolloutStarted", f"version {ref.version} {how}, {start}")
     if lost is not None and lost.digest != ref.digest:
         draft.say(
             lost,
@@ -291,6 +309,8 @@ def _end_unwanted(draft: Draft, claims: Sequence[Claim], want: Claim | None) -> 
         outcome, why = "Withdrawn", "it is Retired"
     elif claim.obstacle is not None:
         outcome, why = "Withdrawn", claim.obstacle.message
+    elif want is not None and want.matches(candidate):
+        outcome, why = "Withdrawn", f"its mode is {want.spec.rollout.mode} now, and it begins anew"
     else:
         outcome, why = "Withdrawn", "another version is wanted"
     draft.judge(candidate, outcome, why)
@@ -314,7 +334,8 @@ def _commit(draft: Draft, rollout: RolloutRecord, claim: Claim, ready: Preparati
     before, candidate = draft.record.committed, rollout.candidate
     draft.change(
         committed=candidate,
-        previous=before,
+        # New Pods don't hold the version before.
+        previous=None if rollout.revision else before,
         previous_seconds=0.0,
         keep_previous_seconds=float(seconds(claim.spec.rollout.keep_previous)),
         unclaimed_seconds=0.0,
@@ -337,4 +358,6 @@ def _named(ref: VersionRef, claims: Sequence[Claim]) -> VersionRef:
         update["model_version"] = named.model_version
     if named.uri != ref.uri:
         update |= {"uri": named.uri, "path": named.path}
+    if named.image != ref.image:
+        update["image"] = named.image
     return ref.model_copy(update=update) if update else ref

@@ -19,6 +19,8 @@ class View:
     claims: tuple[Claim, ...]
     ready: Preparation | None
     """How far the replicas are with the candidate."""
+    waits_for: str = ""
+    """The model whose rolling update of the Pods has to end first."""
 
     def role_of(self, claim: Claim) -> str:
         """`committed`, `previous`, `candidate`, or nothing."""

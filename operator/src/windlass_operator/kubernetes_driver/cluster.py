@@ -8,11 +8,16 @@ from typing import Generic, TypeVar
 
 from windlass_operator.driving.samples import Samples
 from windlass_operator.driving.view import ServerView
-from windlass_operator.engine.interface import SeenModelVersion, SeenReplica
+from windlass_operator.engine.interface import SeenModelVersion, SeenReplica, SeenTemplate
 
 from .objects import Named, SeenDeployment, SeenObject, SeenPod
 
 T = TypeVar("T", bound=Named)
+
+UNTOLD = (
+    "the Pods of Deployment {} aren't told their revision: upgrade chart windlass-server, or give them the variable "
+    "WINDLASS_REVISION from metadata.annotations['windlass.dev/revision']"
+)
 
 SamplesOf = Callable[[SeenObject], Samples]
 
@@ -113,8 +118,31 @@ class Cluster:
             return f"Deployment {names} is scaled to 0"
         return f"Deployment {names} has no Pod: kubectl describe says why"
 
-    def view(self, key: str, samples_of: SamplesOf, blind: str = "") -> ServerView:
-        """What there is for a server. `blind`: why its namespace can't be seen now."""
+    def deployments_of(self, key: str) -> list[SeenDeployment]:
+        """The Deployments of a server, by name."""
+        namespace, _, server = key.partition("/")
+        found = [each for each in self.deployments if each.namespace == namespace and each.server == server]
+        return sorted(found, key=_name)
+
+    def template(self, key: str, forbidden: str) -> SeenTemplate:
+        """What a server's Pods are made from. `forbidden`: why it can't be changed anyway."""
+        found = self.deployments_of(key)
+        if len(found) == 1:
+            silent = "" if found[0].tells_revision else UNTOLD.format(found[0].name)
+            return SeenTemplate(found[0].revision, forbidden or silent, found[0].image)
+        server = key.partition("/")[2]
+        names = ", ".join(each.name for each in found)
+        problem = (
+            f"more than one Deployment has the label windlass.dev/server: {server} ({names})"
+            if found
+            else f"no Deployment has the label windlass.dev/server: {server}"
+        )
+        return SeenTemplate("", forbidden or problem)
+
+    def view(self, key: str, samples_of: SamplesOf, blind: str = "", no_restarts: str = "") -> ServerView:
+        """What there is for a server. `blind`: why its namespace can't be seen now; `no_restarts`: why Pod templates
+        can't be changed.
+        """
         namespace, _, server = key.partition("/")
         seen, decisions, offered, problems = [], [], {}, [blind] if blind else []
         for each in self.of_server(key):
@@ -135,6 +163,7 @@ class Cluster:
             decisions=tuple(sorted(decisions, key=lambda each: (each.at, each.id))),
             frozen="; ".join(problems)[:2000],
             samples=offered,
+            template=self.template(key, no_restarts),
             replicas=tuple(SeenReplica(pod.name, pod.ready) for pod in pods if not pod.ended),
         )
 

@@ -14,6 +14,7 @@ from typing import Any
 import kopf
 import structlog
 
+from windlass_contract.record import PodTemplate
 from windlass_operator.control.hub import Hub
 from windlass_operator.driving.durable import HoldLostError
 from windlass_operator.driving.server_worker import ServerWorker, Tools
@@ -21,12 +22,12 @@ from windlass_operator.driving.view import ServerView
 from windlass_operator.engine.interface import Event, Observation, Outcome
 from windlass_operator.metrics import Metrics
 
-from .api import Api, ApiError
+from .api import CONFLICT, STRATEGIC_PATCH, Api, ApiError, single
 from .authority import RENEW_SECONDS as CERTIFICATE_SECONDS
 from .authority import Authority
 from .cluster import Cluster, Seen
 from .lease import RENEW_SECONDS, Lease
-from .objects import SeenPod
+from .objects import SeenPod, deployment_of, template_patch
 from .samples import SamplesOfConfigMaps
 from .seeing import Sight, wait_for
 from .store import ConfigMapStore
@@ -59,6 +60,7 @@ class KubernetesDriver:
         *,
         namespaces: tuple[str, ...] | None = None,
         authority: Authority | None = None,
+        no_restarts: str = "",
     ) -> None:
         self._api = api
         self._info = info
@@ -68,6 +70,8 @@ class KubernetesDriver:
         self._metrics = metrics
         self._asked = namespaces
         self._authority = authority
+        self._no_restarts = no_restarts
+        """Why Pod templates can't be changed; empty: they can."""
         self._log = structlog.get_logger("windlass.kubernetes")
         self._turned = time.monotonic()
         self._forget()
@@ -149,6 +153,7 @@ class KubernetesDriver:
             metrics=self._metrics,
             holds=self.lease.held,
             acting_since=time.monotonic(),
+            restart=self._restart,
         )
         stopping = asyncio.Event()
         tasks: list[asyncio.Task[Any]] = []
@@ -232,7 +237,7 @@ class KubernetesDriver:
 
     def _look_at(self, key: str, group: asyncio.TaskGroup) -> None:
         namespace = key.partition("/")[0]
-        view = self._cluster.view(key, self._samples.get, self._sight.why_blind(namespace))
+        view = self._cluster.view(key, self._samples.get, self._sight.why_blind(namespace), self._no_restarts)
         self._say(key)
         if view == self._views.get(key) and key in self._running:
             self._wake(key)  # a status may have been wiped
@@ -273,6 +278,28 @@ class KubernetesDriver:
                     self._log.warning("object.refused", server=key, name=each.name, reason=reason, message=text)
         if events:
             asyncio.get_running_loop().create_task(self._people.tell(key, events, datetime.now(UTC)))
+
+    async def _restart(self, key: str, template: PodTemplate) -> None:
+        """Changes a server's Pod template; its Deployment's controller does the rest. Tried again at the next pass.
+        Only while it is the Deployment that was seen: another operator may act by now.
+        """
+        for each in self._cluster.deployments_of(key):
+            if not self.lease.held():
+                continue
+            try:
+                answer = await self._api.request(
+                    "PATCH",
+                    single("deployments", each.namespace, each.name),
+                    template_patch(each, template),
+                    content_type=STRATEGIC_PATCH,
+                )
+            except ApiError as error:
+                say = self._log.info if error.status == CONFLICT else self._log.error
+                say("template.not_changed", server=key, deployment=each.name, error=str(error))
+                continue
+            self._log.info("template.changed", server=key, deployment=each.name, **template.to_dict())
+            self._cluster.deployments.put(deployment_of(answer))
+            self._touch(key)
 
     async def _tend(self, stopping: asyncio.Event) -> None:
         """Once in a while: samples that are due, and the CA where servers are."""

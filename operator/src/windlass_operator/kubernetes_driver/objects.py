@@ -12,10 +12,16 @@ from windlass_contract.decision import DecisionSpec
 from windlass_contract.document import DocumentError, load_json
 from windlass_contract.identifiers import GROUP, ServerName
 from windlass_contract.model_version import ModelVersion
+from windlass_contract.record import PodTemplate
 
 from .api import Object, version_of
 
 SERVER_LABEL = f"{GROUP}/server"
+REVISION_ANNOTATION = f"{GROUP}/revision"
+"""Of a Pod template: replicas are told it as their revision."""
+REVISION_VARIABLE = "WINDLASS_REVISION"
+MODELS_VOLUME = "models"
+"""Of Pods: may be an image."""
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 MANAGER = "windlass-operator"
 DECISION_PREFIX = f"decisions.{GROUP}/"
@@ -76,6 +82,12 @@ class SeenDeployment(Named):
     server: str
     wanted: int
     """Replicas that its spec asks for."""
+    revision: str = ""
+    """Of its Pod template, as we gave it; empty: none."""
+    tells_revision: bool = True
+    """Whether replicas that are made from the template are told its revision."""
+    image: str = ""
+    """That its volume of models mounts; empty: it is a volume of another kind."""
 
 
 def model_version_of(value: Object) -> SeenObject:
@@ -126,7 +138,29 @@ def deployment_of(value: Object) -> SeenDeployment:
     """What a Deployment says."""
     labels = (value.get("metadata") or {}).get("labels") or {}
     wanted = _number((value.get("spec") or {}).get("replicas"), 1)
-    return SeenDeployment(*_named(value), server=_server(labels.get(SERVER_LABEL)), wanted=wanted)
+    template = (value.get("spec") or {}).get("template") or {}
+    annotations = (template.get("metadata") or {}).get("annotations") or {}
+    pod = template.get("spec") or {}
+    containers = pod.get("containers") or ()
+    images = {each.get("name"): each.get("image") or {} for each in pod.get("volumes") or ()}
+    return SeenDeployment(
+        *_named(value),
+        server=_server(labels.get(SERVER_LABEL)),
+        wanted=wanted,
+        revision=str(annotations.get(REVISION_ANNOTATION) or ""),
+        tells_revision=any(
+            each.get("name") == REVISION_VARIABLE for one in containers for each in one.get("env") or ()
+        ),
+        image=str(images.get(MODELS_VOLUME, {}).get("reference") or ""),
+    )
+
+
+def template_patch(seen: SeenDeployment, wanted: PodTemplate) -> Object:
+    """What makes of a Deployment's Pod template what is wanted, as long as nobody changed it since it was seen."""
+    template: Object = {"metadata": {"annotations": {REVISION_ANNOTATION: wanted.revision or None}}}
+    if wanted.image:
+        template["spec"] = {"volumes": [{"name": MODELS_VOLUME, "image": {"reference": wanted.image}}]}
+    return {"metadata": {"resourceVersion": str(seen.version)}, "spec": {"template": template}}
 
 
 def _named(value: Object) -> tuple[str, str, str, int]:

@@ -24,6 +24,10 @@ from .driver import KubernetesDriver
 from .lease import NAME, Lease, deployment_as_owner
 from .reviews import TokenReviews
 
+NO_RESTARTS = (
+    "this operator may not change Deployments: install it with restarts.enabled=true (--restarts), or use mode InPlace"
+)
+
 
 async def run_kubernetes(settings: KubernetesSettings, reconcile: Callable[[Observation], Outcome]) -> None:
     """Until SIGTERM or SIGINT. Raises `StartError`."""
@@ -48,6 +52,7 @@ async def run_kubernetes(settings: KubernetesSettings, reconcile: Callable[[Obse
             metrics,
             namespaces=settings.namespaces or None,
             authority=authority,
+            no_restarts="" if settings.restarts else NO_RESTARTS,
         )
         servers.append(
             HttpServer(
