@@ -80,6 +80,14 @@ class Cluster:
         nodes = self.nodes()
         return bool(nodes) and nodes == self.state.nodes and self.state.cluster == self.name
 
+    def check_not_foreign(self) -> None:
+        """Raises `LabError` when there is a cluster of this name that the lab didn't make."""
+        if self.nodes() and not self.is_ours() and not self._half_made():
+            raise LabError(
+                f"there is a kind cluster {self.name!r} that this lab didn't make; choose another name with "
+                f"LAB_CLUSTER, or delete it yourself: kind delete cluster --name {self.name}"
+            )
+
     def answers(self, timeout: float = 5) -> bool:
         """Whether the API server is ready."""
         return succeeds(
@@ -147,12 +155,8 @@ class Cluster:
         )
 
     def _make(self, workers: int | None, count: int) -> None:
+        self.check_not_foreign()
         if self.nodes():
-            if not self.is_ours() and not self._half_made():
-                raise LabError(
-                    f"there is a kind cluster {self.name!r} that this lab didn't make; choose another name with "
-                    f"LAB_CLUSTER, or delete it yourself: kind delete cluster --name {self.name}"
-                )
             if (
                 self.is_ours()
                 and (workers is None or workers == self.state.workers)

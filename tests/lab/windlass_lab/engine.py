@@ -102,12 +102,18 @@ def made_of(home: Home) -> str:
     return f"{LABEL}.fingerprint={fingerprint(*notes, *daemon_arguments(home))}"
 
 
-def start(home: Home) -> None:
-    """Starts dockerd, detached, and waits until it answers. Raises `LabError` with its log's end."""
+def check_root() -> None:
+    """Raises `LabError` for who may not start an engine."""
     if os.geteuid() != 0:
         raise LabError(
-            "starting the Docker Engine needs root; run `make lab` as root, or install Docker and use LAB=system"
+            "starting the Docker Engine needs root; run `make lab` as root, or install Docker with buildx and Compose, "
+            "kind, kubectl and Helm, and run `make lab LAB=system`"
         )
+
+
+def start(home: Home) -> None:
+    """Starts dockerd, detached, and waits until it answers. Raises `LabError` with its log's end."""
+    check_root()
     (home.path / "daemon.json").write_text("{}", encoding="utf-8")
     log = home.logs / "dockerd.log"
     until = deadline(START)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from windlass_lab import engine, images, packages, tools
 from windlass_lab.behind import report as versions_report
-from windlass_lab.choice import Choice, choose
+from windlass_lab.choice import choose
 from windlass_lab.cluster import DEFAULT_WORKERS, Cluster
 from windlass_lab.errors import CommandError, LabError
 from windlass_lab.extras import Extras, names
@@ -36,11 +36,7 @@ class Lab:
         self.home = Home.of_environment()
         self.versions: Versions = load()
         self.state = State.read(self.home)
-
-    @property
-    def mode(self) -> Mode:
-        """What stands; built until something does."""
-        return self.state.mode or "built"
+        self.mode: Mode = self.state.mode or "built"
 
     def cluster(self) -> Cluster:
         """The lab's cluster, reached through its own commands."""
@@ -67,14 +63,18 @@ class Lab:
         """Brings everything up, and these extras; `dry` only says what it would do."""
         choice = choose(self.home, self.versions, self.state)
         say(f"lab: {choice.mode} ({choice.why}); folder {self.home.path}")
-        mode_before, self.state.mode = self.state.mode, choice.mode
+        self.mode = choice.mode
         os.environ.update(self.environment())
-        steps = [*self._steps(choice, workers), *Extras(self.home, self.versions, choice.mode).steps(extras)]
-        self._announce(choice, workers, new=mode_before is None)
+        machines = self._machines_engine() if self.mode == "system" else None
+        # somebody else's engine at the socket is found before anything is built
+        answers = machines is not None or engine.own(self.home) is not None
+        steps = [*self._steps(machines, workers), *Extras(self.home, self.versions, self.mode).steps(extras)]
+        self._announce(machines, workers)
         if dry:
             return
+        if not answers:
+            engine.check_root()  # rather than after 20 minutes of building
         self.home.make()
-        self.state.write(self.home)
         before = dict(self.state.seconds)
         took = take(steps, self.home, self.state)
         fresh = {name: seconds for name, seconds in self.state.seconds.items() if before.get(name) != seconds}
@@ -82,29 +82,46 @@ class Lab:
             say("\nwhat took how long:\n" + table(fresh))
         say(f'the lab stands ({duration(took)}). For your shell:  eval "$(make -s lab-env)"')
 
-    def _steps(self, choice: Choice, workers: int | None) -> list[Step]:
-        if choice.mode == "system":
-            found = engine.ask(self.environment())
-            if found is None:
-                raise LabError(
-                    "no Docker Engine answers any more; start it, or run `make lab-down` and then `make lab LAB=built`"
-                )
-            if self.state.engine_id not in ("", found.id):
-                raise LabError(
-                    f"the lab stands on another Docker Engine ({self.state.engine_name!r}) than the one that answers "
-                    f"({found.name!r}); switch your docker context back, or run `make lab-down` there first"
-                )
-            self.state.engine_id, self.state.engine_name = found.id, found.name
+    def _machines_engine(self) -> engine.Engine:
+        """The engine of a `system` lab. Raises `LabError` when none answers, or another than the lab stands on."""
+        found = engine.ask(self.environment())
+        if found is None:
+            raise LabError("no Docker Engine answers any more; start it (`make lab-down` needs it as well)")
+        if self.state.engine_id not in ("", found.id):
+            raise LabError(
+                f"the lab stands on another Docker Engine ({self.state.engine_name!r}) than the one that answers "
+                f"({found.name!r}); switch your docker context back, or run `make lab-down` there first"
+            )
+        return found
+
+    def _steps(self, machines: engine.Engine | None, workers: int | None) -> list[Step]:
+        """All steps, on the machine's engine or else on one that the lab builds."""
+        if machines is not None:
+            self.cluster().check_not_foreign()  # before anything is pulled
             pulled = images.pull([self.versions.python, self.versions.node], self.environment(), self.home)
-            return [*pulled, self.cluster().step(workers)]
-        engine.own(self.home)  # somebody else's engine at the socket is found before anything is built
+            return [*pulled, self._noted(self.cluster().step(workers), machines)]
         return [
             *self._tool_steps(),
-            engine.step(self.home, self.state),
+            self._noted(engine.step(self.home, self.state)),
             *images.steps(self.home, self.versions),
             NodeImage(self.home, self.versions, tools.Go(self.home, self.versions)).step(),
             self.cluster().step(workers),
         ]
+
+    def _noted(self, step: Step, machines: engine.Engine | None = None) -> Step:
+        """The step, noting first that a lab stands: before it nothing was made that `down` would have to take away.
+
+        So who is refused before (no root, no such image) may choose the other mode at once.
+        """
+
+        def act() -> None:
+            self.state.mode = self.mode
+            if machines is not None:
+                self.state.engine_id, self.state.engine_name = machines.id, machines.name
+            self.state.write(self.home)
+            step.act()
+
+        return Step(step.name, step.done, act)
 
     def _tool_steps(self) -> list[Step]:
         """What of a built lab needs no engine."""
@@ -115,11 +132,11 @@ class Lab:
             *(tools.step(family, self.home, go) for family in tools.families(self.versions)),
         ]
 
-    def _announce(self, choice: Choice, workers: int | None, *, new: bool) -> None:
+    def _announce(self, machines: engine.Engine | None, workers: int | None) -> None:
         """What is about to happen to the machine, before it happens."""
-        if choice.mode == "system":
-            say(f"  uses the Docker Engine {self.state.engine_name!r} and docker, kind, kubectl and helm from the PATH")
-            if new:
+        if machines is not None:
+            say(f"  uses the Docker Engine {machines.name!r} and docker, kind, kubectl and helm from the PATH")
+            if self.state.mode is None:
                 say(f"  will pull {self.versions.python} and {self.versions.node} and create a kind cluster")
             return
         self._announce_installs()
@@ -152,6 +169,23 @@ class Lab:
             say("no lab stands here")
             return
         os.environ.update(self.environment())
+        if self._started_nothing():
+            say("the lab's engine never ran, so there is nothing to take away")
+        else:
+            self._take_away()
+        self.state.mode = None
+        self.state.engine_id = self.state.engine_name = ""
+        self.state.cluster, self.state.workers, self.state.nodes = "", 0, {}
+        self.state.write(self.home)
+        say(f"down. What was built stays in {self.home.path}; remove that folder to be rid of it")
+
+    def _started_nothing(self) -> bool:
+        """Whether a built lab didn't get as far as its engine, so that another's at the socket is no concern of it."""
+        state = self.state
+        known = state.engine_id or state.cluster or state.nodes
+        return self.mode == "built" and not known and engine.daemon(self.home) is None
+
+    def _take_away(self) -> None:
         if self.mode == "built" and engine.own(self.home) is None and engine.daemon(self.home) is None:
             say("the engine isn't running; starting it once to take its containers down with it")
             engine.start(self.home)
@@ -161,10 +195,6 @@ class Lab:
             say(f"kind cluster {cluster.name} deleted")
         if self.mode == "built" and engine.stop(self.home):
             say("Docker Engine stopped")
-        self.state.mode = None
-        self.state.engine_id = self.state.engine_name = ""
-        self.state.write(self.home)
-        say(f"down. What was built stays in {self.home.path}; remove that folder to be rid of it")
 
     def status(self) -> bool:
         """Says what stands. Returns whether all of it does."""
