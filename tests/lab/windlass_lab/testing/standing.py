@@ -70,11 +70,8 @@ def find() -> StandingLab:
 def check_cluster(lab: StandingLab) -> None:
     """Raises `LabError` when the kind cluster isn't the lab's, or isn't ready."""
     cluster = lab.cluster
-    if not cluster.is_ours() and os.environ.get("LAB_ALLOW_CLUSTER") != cluster.name:
-        raise LabError(
-            f"the kind cluster {cluster.name!r} isn't the one that the lab made, or is gone; run `make lab`"
-            f" (LAB_ALLOW_CLUSTER={cluster.name} lets tests use it all the same)"
-        )
+    if not cluster.is_ours():
+        raise LabError(f"the kind cluster {cluster.name!r} isn't the one that the lab made, or is gone; run `make lab`")
     until = deadline(PATIENCE)
     while not cluster.answers(timeout=20):  # on a busy machine it may take its time, which is no reason to give up
         if time.monotonic() > until:
