@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from windlass_lab import versions
+from windlass_lab.cluster import check_name, name
 from windlass_lab.home import State
 
 AS_A_CONTRIBUTOR = """
@@ -35,9 +36,9 @@ def machine(tmp_path):
 
 def put(folder, *names, text="#!/bin/sh\n"):
     """Puts commands on the PATH."""
-    for name in names:
-        (folder / name).write_text(text)
-        (folder / name).chmod(0o755)
+    for command in names:
+        (folder / command).write_text(text)
+        (folder / command).chmod(0o755)
 
 
 def install_docker(machine):
@@ -55,7 +56,7 @@ def lab(home, machine):
             [sys.executable, "-c", AS_A_CONTRIBUTOR, *arguments],
             capture_output=True,
             text=True,
-            env=os.environ | {"PYTHONPATH": str(versions.ROOT), "PATH": str(machine)} | environment,
+            env=os.environ | {"PYTHONPATH": str(versions.ROOT), "PATH": str(machine), "LAB_CLUSTER": ""} | environment,
             timeout=60,
         )
         return done.returncode, done.stdout + done.stderr
@@ -121,8 +122,50 @@ def test_a_lab_is_noted_before_its_cluster_is_made_so_that_down_finds_what_was_h
     assert "no room" in said
     noted = State.read(home)
     assert (noted.mode, noted.engine_id, noted.engine_name) == ("system", "theirs", "laptop")
+    assert (noted.cluster, noted.nodes) == ("windlass", {})
+    put(machine, "docker", text=DOCKER.replace("esac", "  ps) echo 'windlass-control-plane 123' ;;\nesac"))
+    code, said = lab("up")
+    assert "no room" in said, "tried again, as a half made one is no stranger's"
     code, said = lab("up", LAB="built")
     assert "run `make lab-down` first" in said
+    put(machine, "kind")
     code, said = lab("down")
     assert code == 0, said
+    assert "kind cluster windlass deleted" in said
     assert State.read(home).mode is None
+
+
+def test_another_cluster_is_refused_while_one_stands_and_down_takes_the_one_that_stands(lab, home, machine):
+    install_docker(machine)
+    put(machine, "docker", text=DOCKER.replace("esac", "  ps) echo 'first-control-plane 123' ;;\nesac"))
+    put(machine, "kind", text=f'#!/bin/sh\necho "$@" >>{machine}/said-to-kind\n')
+    state = State(mode="system", engine_id="theirs", cluster="first", workers=2, nodes={"first-control-plane": "123"})
+    state.write(home)
+    code, said = lab("up", LAB_CLUSTER="second")
+    assert code == 1
+    assert "stands with the kind cluster 'first'; run `make lab-down` first" in said
+    assert State.read(home) == state
+    code, said = lab("down", LAB_CLUSTER="second")
+    assert code == 0, said
+    assert "delete cluster --name first" in (machine / "said-to-kind").read_text()
+    code, said = lab("up", "--dry-run", LAB_CLUSTER="first")
+    assert "that this lab didn't make" in said
+
+
+@pytest.mark.parametrize(
+    ("asked", "state", "named"),
+    [
+        (None, State(), "windlass"),
+        ("mine", State(), "mine"),
+        (None, State(mode="system", cluster="mine"), "mine"),
+        ("mine", State(mode="system", cluster="mine"), "mine"),
+        ("mine", State(mode="system"), "mine"),
+        ("mine", State(cluster="gone"), "mine"),
+    ],
+)
+def test_the_cluster_that_stands_keeps_its_name(asked, state, named, monkeypatch):
+    monkeypatch.delenv("LAB_CLUSTER", raising=False)
+    if asked:
+        monkeypatch.setenv("LAB_CLUSTER", asked)
+    check_name(state)
+    assert name(state) == named

@@ -22,9 +22,19 @@ READY = 180
 """Seconds for all nodes and the cluster's own Deployments to become ready."""
 
 
-def name() -> str:
-    """The cluster's name: LAB_CLUSTER, or windlass."""
-    return os.environ.get("LAB_CLUSTER", "windlass")
+def name(state: State) -> str:
+    """The cluster's name: that of the one that stands, of which `state` remembers only one; else LAB_CLUSTER's."""
+    return (state.cluster if state.mode else "") or os.environ.get("LAB_CLUSTER") or "windlass"
+
+
+def check_name(state: State) -> None:
+    """Raises `LabError` when LAB_CLUSTER names another than the one that stands, which would be orphaned."""
+    asked, stands = os.environ.get("LAB_CLUSTER"), name(state)
+    if asked and asked != stands:
+        raise LabError(
+            f"LAB_CLUSTER={asked} is asked for, but the lab stands with the kind cluster {stands!r}; "
+            "run `make lab-down` first, or give the other one a LAB_HOME of its own"
+        )
 
 
 def configuration(home: Home, workers: int, *, restricted: bool, cgroup: str) -> dict[str, Any]:
@@ -58,7 +68,7 @@ class Cluster:
 
     def __init__(self, home: Home, versions: Versions, state: State, environment: dict[str, str]) -> None:
         self.home, self.versions, self.state, self.environment = home, versions, state, environment
-        self.name = name()
+        self.name = name(state)
 
     # --- looking ---------------------------------------------------------------------------------------------
 
@@ -168,10 +178,8 @@ class Cluster:
         self._create(count)
 
     def _half_made(self) -> bool:
-        """Whether a creation of ours was interrupted: it is noted before it begins and cleared when it is through."""
-        return (self.home.path / "creating").is_file() and (self.home.path / "creating").read_text(
-            encoding="utf-8"
-        ) == self.name
+        """Whether a creation of ours was interrupted: its name is noted before it begins, its nodes afterwards."""
+        return self.state.cluster == self.name and not self.state.nodes
 
     def _mend(self) -> bool:
         """Starts nodes that are stopped, makes cordoned ones schedulable, and waits. False when that doesn't help."""
@@ -200,7 +208,8 @@ class Cluster:
         config = self.home.path / "kind.json"
         described = configuration(self.home, workers, restricted=self._restricted(), cgroup=engine.cgroup)
         config.write_text(json.dumps(described, indent=1), encoding="utf-8")
-        (self.home.path / "creating").write_text(self.name, encoding="utf-8")
+        self.state.cluster, self.state.workers, self.state.nodes = self.name, 0, {}
+        self.state.write(self.home)
         run_long(
             "kind",
             "create",
@@ -217,9 +226,8 @@ class Cluster:
             log=self.home.logs / "kind.log",
             environment=self.environment,
         )
-        self.state.cluster, self.state.workers, self.state.nodes = self.name, workers, self.nodes()
+        self.state.workers, self.state.nodes = workers, self.nodes()
         self.state.write(self.home)
-        (self.home.path / "creating").unlink()
         self.wait()
 
     def _restricted(self) -> bool:
@@ -265,7 +273,6 @@ class Cluster:
         )
         self.state.cluster, self.state.workers, self.state.nodes = "", 0, {}
         self.state.write(self.home)
-        (self.home.path / "creating").unlink(missing_ok=True)
 
     def _docker(self, *arguments: str) -> str:
         return run("docker", *arguments, environment=self.environment, timeout=60)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from windlass_lab import engine, images, packages, tools
 from windlass_lab.behind import report as versions_report
 from windlass_lab.choice import choose
-from windlass_lab.cluster import DEFAULT_WORKERS, Cluster
+from windlass_lab.cluster import DEFAULT_WORKERS, Cluster, check_name
 from windlass_lab.errors import CommandError, LabError
 from windlass_lab.extras import Extras, names
 from windlass_lab.home import SOCKET, Home, Mode, State, duration
@@ -62,6 +62,7 @@ class Lab:
     def up(self, workers: int | None, extras: list[str], *, dry: bool) -> None:
         """Brings everything up, and these extras; `dry` only says what it would do."""
         choice = choose(self.home, self.versions, self.state)
+        check_name(self.state)
         say(f"lab: {choice.mode} ({choice.why}); folder {self.home.path}")
         self.mode = choice.mode
         os.environ.update(self.environment())

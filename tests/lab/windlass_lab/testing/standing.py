@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from windlass_lab import engine
 from windlass_lab.choice import helms
-from windlass_lab.cluster import Cluster
+from windlass_lab.cluster import Cluster, check_name
 from windlass_lab.errors import LabError
 from windlass_lab.home import Home, Mode, State, deadline
 from windlass_lab.versions import Versions, load
@@ -69,6 +69,7 @@ def find() -> StandingLab:
 
 def check_cluster(lab: StandingLab) -> None:
     """Raises `LabError` when the kind cluster isn't the lab's, or isn't ready."""
+    check_name(lab.state)
     cluster = lab.cluster
     if not cluster.is_ours():
         raise LabError(f"the kind cluster {cluster.name!r} isn't the one that the lab made, or is gone; run `make lab`")
