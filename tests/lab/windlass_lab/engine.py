@@ -38,7 +38,6 @@ class Engine:
     labels: tuple[str, ...]
     cgroup: str
     root: str
-    swarm: str
 
     def is_of(self, home: Home) -> bool:
         """Whether the lab of this folder started it."""
@@ -60,7 +59,6 @@ def ask(environment: dict[str, str]) -> Engine | None:
         labels=tuple(answer.get("Labels") or ()),
         cgroup=answer.get("CgroupVersion", ""),
         root=answer.get("DockerRootDir", ""),
-        swarm=(answer.get("Swarm") or {}).get("LocalNodeState", "inactive"),
     )
 
 

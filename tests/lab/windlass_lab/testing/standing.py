@@ -34,6 +34,11 @@ class StandingLab:
         return self.state.mode or "built"
 
     @property
+    def made_engine(self) -> bool:
+        """Whether the lab itself started the engine that answers."""
+        return self.mode == "built" and self.engine.id == self.state.engine_id
+
+    @property
     def cluster(self) -> Cluster:
         """The cluster as the lab's own code sees it."""
         return Cluster(self.home, self.versions, self.state, self.environment)
