@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from windlass_lab.commands import run, run_long, succeeds
-from windlass_lab.engine import ask
+from windlass_lab.engine import NO_IMAGE, ask
 from windlass_lab.errors import CommandError, LabError
 from windlass_lab.home import Home, State, deadline
 from windlass_lab.steps import Step
@@ -132,32 +133,45 @@ class Cluster:
 
     def stands(self, workers: int | None) -> bool:
         """Whether our cluster is there, of this size and of this node image, and well."""
-        if (
-            not self.is_ours()
-            or (workers is not None and workers != self.state.workers)
-            or not self._of_this_image()
-            or not self.answers()
-        ):
+        if not self.is_ours() or self.outdated(workers) or not self.answers():
             return False
         try:
             return not self.unready()
         except CommandError:
             return False
 
+    def size(self, workers: int | None) -> int:
+        """How many workers it is to have: as asked for, else as it stands, else the default."""
+        if workers is not None:
+            return workers
+        return self.state.workers if self.state.nodes else DEFAULT_WORKERS
+
+    def outdated(self, workers: int | None, *, look: bool = True) -> str:
+        """Why the lab's cluster can't stay as it is: its size, its node image. Empty when it can.
+
+        Without `look` no engine is asked, which leaves the image out.
+        """
+        if self.size(workers) != self.state.workers:
+            return f"it has {self.state.workers} workers"
+        if look and not self._of_this_image():
+            return f"its nodes were made of another {self.versions.node}"
+        return ""
+
     def _of_this_image(self) -> bool:
         node = next(iter(self.state.nodes))
         used = self._docker("inspect", "--format", "{{.Image}}", node).strip()
-        return used == self._docker("image", "inspect", "--format", "{{.Id}}", self.versions.node).strip()
+        try:
+            return used == self._docker("image", "inspect", "--format", "{{.Id}}", self.versions.node).strip()
+        except CommandError as error:
+            if NO_IMAGE not in error.output.lower():
+                raise
+            return False
 
     # --- acting ----------------------------------------------------------------------------------------------
 
     def step(self, workers: int | None) -> Step:
         """The cluster stands, of the size asked for (None: of any size)."""
-        count = (
-            self.state.workers
-            if workers is None and self.state.nodes
-            else (DEFAULT_WORKERS if workers is None else workers)
-        )
+        count = self.size(workers)
         return Step(
             f"kind cluster {self.name}, {count} workers",
             lambda: self.stands(workers),
@@ -167,13 +181,11 @@ class Cluster:
     def _make(self, workers: int | None, count: int) -> None:
         self.check_not_foreign()
         if self.nodes():
-            if (
-                self.is_ours()
-                and (workers is None or workers == self.state.workers)
-                and self._of_this_image()
-                and self._mend()
-            ):
+            why = self.outdated(workers) if self.is_ours() else "its creation was interrupted"
+            if not why and self._mend():
                 return
+            why = why or f"it isn't well {READY} s after its nodes were started"
+            sys.stderr.write(f"      deleting the kind cluster {self.name} to create it anew: {why}\n")
             self.delete()
         self._create(count)
 

@@ -68,12 +68,12 @@ class Lab:
         os.environ.update(self.environment())
         machines = self._machines_engine() if self.mode == "system" else None
         # somebody else's engine at the socket is found before anything is built
-        answers = machines is not None or engine.own(self.home) is not None
+        own = None if machines else engine.own(self.home)
         steps = [*self._steps(machines, workers), *Extras(self.home, self.versions, self.mode).steps(extras)]
-        self._announce(machines, workers)
+        self._announce(machines, own, workers)
         if dry:
             return
-        if not answers:
+        if machines is None and own is None:
             engine.check_root()  # rather than after 20 minutes of building
         self.home.make()
         before = dict(self.state.seconds)
@@ -104,10 +104,14 @@ class Lab:
         return [
             *self._tool_steps(),
             self._noted(engine.step(self.home, self.state)),
-            *images.steps(self.home, self.versions),
-            NodeImage(self.home, self.versions, tools.Go(self.home, self.versions)).step(),
+            *self._image_steps(),
             self.cluster().step(workers),
         ]
+
+    def _image_steps(self) -> list[Step]:
+        """The images of a built lab, the nodes' last."""
+        node = NodeImage(self.home, self.versions, tools.Go(self.home, self.versions))
+        return [*images.steps(self.home, self.versions), node.step()]
 
     def _noted(self, step: Step, machines: engine.Engine | None = None) -> Step:
         """The step, noting first that a lab stands: before it nothing was made that `down` would have to take away.
@@ -133,34 +137,53 @@ class Lab:
             *(tools.step(family, self.home, go) for family in tools.families(self.versions)),
         ]
 
-    def _announce(self, machines: engine.Engine | None, workers: int | None) -> None:
+    def _announce(self, machines: engine.Engine | None, own: engine.Engine | None, workers: int | None) -> None:
         """What is about to happen to the machine, before it happens."""
         if machines is not None:
             say(f"  uses the Docker Engine {machines.name!r} and docker, kind, kubectl and helm from the PATH")
             if self.state.mode is None:
-                say(f"  will pull {self.versions.python} and {self.versions.node} and create a kind cluster")
+                say(f"  will pull {self.versions.python} and {self.versions.node}")
+            self._announce_cluster(workers, look=True)
             return
-        self._announce_installs()
-        if engine.daemon(self.home) is None:
+        to_build = self._announce_installs()
+        if own is None and engine.daemon(self.home) is None:
             say(
                 f"  will start a Docker Engine at {SOCKET} with its data in {self.home.engine_data}; "
                 "its networks and firewall rules are Docker's usual ones"
             )
-        if not self.state.nodes:
-            say(f"  will create a kind cluster with {DEFAULT_WORKERS if workers is None else workers} workers")
+        if own and (engine.is_outdated(own, self.home) or any(family.module == "engine" for family in to_build)):
+            say("  will restart the lab's Docker Engine, which stops all its containers: its commands changed")
+        look = own is not None and engine.works(self.home)
+        self._announce_cluster(workers, look=look, rebuilt=bool(to_build))
 
-    def _announce_installs(self) -> None:
-        """The Debian packages and commands that a built lab lacks yet."""
+    def _announce_cluster(self, workers: int | None, *, look: bool, rebuilt: bool = False) -> None:
+        """What becomes of the cluster. `look`: an engine can be asked; `rebuilt`: what goes into its nodes will be."""
+        cluster = self.cluster()
+        count = cluster.size(workers)
+        if not self.state.nodes or (look and not cluster.is_ours()):
+            say(f"  will create a kind cluster with {count} workers")
+            return
+        why = cluster.outdated(workers, look=look)
+        if not why and self.mode == "built":
+            rebuilt = rebuilt or (look and any(not step.done() for step in self._image_steps()))
+            why = "its node image is made anew" if rebuilt else ""
+        if why:
+            say(f"  will delete the kind cluster {cluster.name!r} and create it anew with {count} workers: {why}")
+        elif not look:
+            say("  will start the cluster's nodes again, or create it anew should their image have changed")
+
+    def _announce_installs(self) -> list[tools.Family]:
+        """The Debian packages and commands that a built lab lacks yet. Returns the latter."""
         go = tools.Go(self.home, self.versions)
         lacking = packages.missing(go.command() is not None)
         if lacking:
             say(f"  will install Debian packages: {' '.join(lacking)}")
-        to_build = [
-            family.title for family in tools.families(self.versions) if not tools.step(family, self.home, go).done()
-        ]
+        to_build = [family for family in tools.families(self.versions) if not tools.step(family, self.home, go).done()]
         if to_build:
-            say(f"  will build from Go modules into {self.home.path}: {', '.join(to_build)}")
+            titles = ", ".join(family.title for family in to_build)
+            say(f"  will build from Go modules into {self.home.path}: {titles}")
             say("  (about 20 minutes on two cores the first time; some 15 GB in all with Go's caches)")
+        return to_build
 
     # --- down, status ----------------------------------------------------------------------------------------
 
