@@ -61,6 +61,24 @@ def test_no_module_needs_a_newer_go_than_the_pinned_one():
         assert tuple(int(part) for part in needed.split(".")) <= pinned, folder.name
 
 
+def test_go_leaves_nothing_in_the_users_folder_and_keeps_what_go_env_set(home, monkeypatch, tmp_path):
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.delenv("GOENV", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    go = tools.Go(home, versions.load())
+    command = go.command()
+    if command is None:
+        pytest.skip("no Go on this machine")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / ".config" / "go").mkdir(parents=True)
+    (tmp_path / ".config" / "go" / "env").write_text("GOPRIVATE=example.org/ours\n")
+    asked = run(command, "env", "GOPRIVATE", "GOTELEMETRYDIR", environment=go.environment() | {"GOTOOLCHAIN": "local"})
+    private, telemetry = asked.splitlines()
+    assert private == "example.org/ours"
+    assert not telemetry or telemetry.startswith(f"{home.path}/")
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["env"]
+
+
 def test_commands_have_names_of_their_own():
     names = [name for family in everything() for name in family.commands().values()]
     assert len(names) == len(set(names))
