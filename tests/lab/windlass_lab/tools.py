@@ -150,14 +150,15 @@ class Go:
     def __init__(self, home: Home, versions: Versions) -> None:
         self.home, self.versions = home, versions
 
-    def _config(self) -> dict[str, str]:
-        """Go counts its uses in a folder of the user's configuration: this leads it below the lab's folder.
+    @staticmethod
+    def _config() -> dict[str, str]:
+        """Go would count its uses in the user's configuration, from a process that outlives it: here it doesn't count.
 
         What `go env -w` set (a proxy, say) is read from where it was.
         """
         users = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
         return {
-            "XDG_CONFIG_HOME": str(self.home.path / "go" / "config"),
+            "XDG_CONFIG_HOME": str(ROOT / "go-config"),
             "GOENV": os.environ.get("GOENV") or str(users / "go" / "env"),
         }
 
