@@ -68,6 +68,19 @@ def test_status_tells_what_stands(kind_cluster, standing_lab):
     assert f"{standing_lab.state.workers} workers: ready" in said
 
 
+def test_a_dry_run_where_it_stands_announces_no_restart_and_for_another_size_another_cluster(
+    kind_cluster, standing_lab
+):
+    code, said = command("up", "--dry-run")
+    assert code == 0, said
+    assert "will" not in said
+    other = (standing_lab.state.workers + 1) % 6
+    code, said = command("up", "--dry-run", f"--workers={other}")
+    assert code == 0, said
+    assert f"delete the kind cluster {kind_cluster.name!r} and create it anew with {other} workers" in said
+    assert standing_lab.cluster.is_ours()
+
+
 def test_a_dry_run_of_another_lab_says_what_it_would_do_or_why_not(standing_lab, home):
     if standing_lab.state.mode == "built":
         code, said = command("up", "--dry-run", LAB="built", LAB_HOME=str(home.path))

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from windlass_lab import choice, engine, extras, tools, versions
+from windlass_lab import choice, engine, extras, images, tools, versions
 from windlass_lab.cluster import configuration
 from windlass_lab.commands import run
 from windlass_lab.errors import CommandError, LabError
@@ -59,6 +59,24 @@ def test_no_module_needs_a_newer_go_than_the_pinned_one():
     for folder in MODULES.iterdir():
         needed = re.search(r"^go (\S+)$", (folder / "go.mod").read_text(), re.MULTILINE)[1]
         assert tuple(int(part) for part in needed.split(".")) <= pinned, folder.name
+
+
+def test_go_leaves_nothing_in_the_users_folder_and_keeps_what_go_env_set(home, monkeypatch, tmp_path):
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.delenv("GOENV", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    go = tools.Go(home, versions.load())
+    command = go.command()
+    if command is None:
+        pytest.skip("no Go on this machine")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / ".config" / "go").mkdir(parents=True)
+    (tmp_path / ".config" / "go" / "env").write_text("GOPRIVATE=example.org/ours\n")
+    asked = run(command, "env", "GOPRIVATE", "GOTELEMETRY", environment=go.environment() | {"GOTOOLCHAIN": "local"})
+    private, telemetry = asked.splitlines()
+    assert private == "example.org/ours"
+    assert telemetry in ("off", "")  # older ones count nothing
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["env"]
 
 
 def test_commands_have_names_of_their_own():
@@ -123,6 +141,13 @@ def test_what_is_done_is_skipped_and_what_failed_is_taken_up_again(home, capsys)
     assert acted == ["first", "second", "second", "third"]
     assert set(State.read(home).seconds) == {"first", "second", "third"}
     assert "[ 1/3] first: there" in capsys.readouterr().err
+
+
+def test_a_machine_without_certificates_gets_them_with_its_packages_and_is_told_where_it_does_not(home, monkeypatch):
+    monkeypatch.setattr(images, "CERTIFICATES", home.path / "none.crt")
+    base, *_ = images.steps(home, versions.load())
+    with pytest.raises(LabError, match=r"none\.crt isn't there; install ca-certificates"):
+        base.done()
 
 
 def test_times_are_told_for_people():

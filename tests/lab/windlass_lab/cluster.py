@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from windlass_lab.commands import run, run_long, succeeds
-from windlass_lab.engine import ask
+from windlass_lab.engine import NO_IMAGE, ask
 from windlass_lab.errors import CommandError, LabError
 from windlass_lab.home import Home, State, deadline
 from windlass_lab.steps import Step
@@ -22,9 +23,19 @@ READY = 180
 """Seconds for all nodes and the cluster's own Deployments to become ready."""
 
 
-def name() -> str:
-    """The cluster's name: LAB_CLUSTER, or windlass."""
-    return os.environ.get("LAB_CLUSTER", "windlass")
+def name(state: State) -> str:
+    """The cluster's name: that of the one that stands, of which `state` remembers only one; else LAB_CLUSTER's."""
+    return (state.cluster if state.mode else "") or os.environ.get("LAB_CLUSTER") or "windlass"
+
+
+def check_name(state: State) -> None:
+    """Raises `LabError` when LAB_CLUSTER names another than the one that stands, which would be orphaned."""
+    asked, stands = os.environ.get("LAB_CLUSTER"), name(state)
+    if asked and asked != stands:
+        raise LabError(
+            f"LAB_CLUSTER={asked} is asked for, but the lab stands with the kind cluster {stands!r}; "
+            "run `make lab-down` first, or give the other one a LAB_HOME of its own"
+        )
 
 
 def configuration(home: Home, workers: int, *, restricted: bool, cgroup: str) -> dict[str, Any]:
@@ -58,7 +69,7 @@ class Cluster:
 
     def __init__(self, home: Home, versions: Versions, state: State, environment: dict[str, str]) -> None:
         self.home, self.versions, self.state, self.environment = home, versions, state, environment
-        self.name = name()
+        self.name = name(state)
 
     # --- looking ---------------------------------------------------------------------------------------------
 
@@ -79,6 +90,14 @@ class Cluster:
         """Whether the cluster of this name is the one that the lab made, to the container."""
         nodes = self.nodes()
         return bool(nodes) and nodes == self.state.nodes and self.state.cluster == self.name
+
+    def check_not_foreign(self) -> None:
+        """Raises `LabError` when there is a cluster of this name that the lab didn't make."""
+        if self.nodes() and not self.is_ours() and not self._half_made():
+            raise LabError(
+                f"there is a kind cluster {self.name!r} that this lab didn't make; choose another name with "
+                f"LAB_CLUSTER, or delete it yourself: kind delete cluster --name {self.name}"
+            )
 
     def answers(self, timeout: float = 5) -> bool:
         """Whether the API server is ready."""
@@ -114,32 +133,45 @@ class Cluster:
 
     def stands(self, workers: int | None) -> bool:
         """Whether our cluster is there, of this size and of this node image, and well."""
-        if (
-            not self.is_ours()
-            or (workers is not None and workers != self.state.workers)
-            or not self._of_this_image()
-            or not self.answers()
-        ):
+        if not self.is_ours() or self.outdated(workers) or not self.answers():
             return False
         try:
             return not self.unready()
         except CommandError:
             return False
 
+    def size(self, workers: int | None) -> int:
+        """How many workers it is to have: as asked for, else as it stands, else the default."""
+        if workers is not None:
+            return workers
+        return self.state.workers if self.state.nodes else DEFAULT_WORKERS
+
+    def outdated(self, workers: int | None, *, look: bool = True) -> str:
+        """Why the lab's cluster can't stay as it is: its size, its node image. Empty when it can.
+
+        Without `look` no engine is asked, which leaves the image out.
+        """
+        if self.size(workers) != self.state.workers:
+            return f"it has {self.state.workers} workers"
+        if look and not self._of_this_image():
+            return f"its nodes were made of another {self.versions.node}"
+        return ""
+
     def _of_this_image(self) -> bool:
         node = next(iter(self.state.nodes))
         used = self._docker("inspect", "--format", "{{.Image}}", node).strip()
-        return used == self._docker("image", "inspect", "--format", "{{.Id}}", self.versions.node).strip()
+        try:
+            return used == self._docker("image", "inspect", "--format", "{{.Id}}", self.versions.node).strip()
+        except CommandError as error:
+            if NO_IMAGE not in error.output.lower():
+                raise
+            return False
 
     # --- acting ----------------------------------------------------------------------------------------------
 
     def step(self, workers: int | None) -> Step:
         """The cluster stands, of the size asked for (None: of any size)."""
-        count = (
-            self.state.workers
-            if workers is None and self.state.nodes
-            else (DEFAULT_WORKERS if workers is None else workers)
-        )
+        count = self.size(workers)
         return Step(
             f"kind cluster {self.name}, {count} workers",
             lambda: self.stands(workers),
@@ -147,27 +179,19 @@ class Cluster:
         )
 
     def _make(self, workers: int | None, count: int) -> None:
+        self.check_not_foreign()
         if self.nodes():
-            if not self.is_ours() and not self._half_made():
-                raise LabError(
-                    f"there is a kind cluster {self.name!r} that this lab didn't make; choose another name with "
-                    f"LAB_CLUSTER, or delete it yourself: kind delete cluster --name {self.name}"
-                )
-            if (
-                self.is_ours()
-                and (workers is None or workers == self.state.workers)
-                and self._of_this_image()
-                and self._mend()
-            ):
+            why = self.outdated(workers) if self.is_ours() else "its creation was interrupted"
+            if not why and self._mend():
                 return
+            why = why or f"it isn't well {READY} s after its nodes were started"
+            sys.stderr.write(f"      deleting the kind cluster {self.name} to create it anew: {why}\n")
             self.delete()
         self._create(count)
 
     def _half_made(self) -> bool:
-        """Whether a creation of ours was interrupted: it is noted before it begins and cleared when it is through."""
-        return (self.home.path / "creating").is_file() and (self.home.path / "creating").read_text(
-            encoding="utf-8"
-        ) == self.name
+        """Whether a creation of ours was interrupted: its name is noted before it begins, its nodes afterwards."""
+        return self.state.cluster == self.name and not self.state.nodes
 
     def _mend(self) -> bool:
         """Starts nodes that are stopped, makes cordoned ones schedulable, and waits. False when that doesn't help."""
@@ -196,7 +220,8 @@ class Cluster:
         config = self.home.path / "kind.json"
         described = configuration(self.home, workers, restricted=self._restricted(), cgroup=engine.cgroup)
         config.write_text(json.dumps(described, indent=1), encoding="utf-8")
-        (self.home.path / "creating").write_text(self.name, encoding="utf-8")
+        self.state.cluster, self.state.workers, self.state.nodes = self.name, 0, {}
+        self.state.write(self.home)
         run_long(
             "kind",
             "create",
@@ -213,9 +238,8 @@ class Cluster:
             log=self.home.logs / "kind.log",
             environment=self.environment,
         )
-        self.state.cluster, self.state.workers, self.state.nodes = self.name, workers, self.nodes()
+        self.state.workers, self.state.nodes = workers, self.nodes()
         self.state.write(self.home)
-        (self.home.path / "creating").unlink()
         self.wait()
 
     def _restricted(self) -> bool:
@@ -261,7 +285,6 @@ class Cluster:
         )
         self.state.cluster, self.state.workers, self.state.nodes = "", 0, {}
         self.state.write(self.home)
-        (self.home.path / "creating").unlink(missing_ok=True)
 
     def _docker(self, *arguments: str) -> str:
         return run("docker", *arguments, environment=self.environment, timeout=60)

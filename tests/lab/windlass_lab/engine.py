@@ -38,7 +38,6 @@ class Engine:
     labels: tuple[str, ...]
     cgroup: str
     root: str
-    swarm: str
 
     def is_of(self, home: Home) -> bool:
         """Whether the lab of this folder started it."""
@@ -60,7 +59,6 @@ def ask(environment: dict[str, str]) -> Engine | None:
         labels=tuple(answer.get("Labels") or ()),
         cgroup=answer.get("CgroupVersion", ""),
         root=answer.get("DockerRootDir", ""),
-        swarm=(answer.get("Swarm") or {}).get("LocalNodeState", "inactive"),
     )
 
 
@@ -102,12 +100,23 @@ def made_of(home: Home) -> str:
     return f"{LABEL}.fingerprint={fingerprint(*notes, *daemon_arguments(home))}"
 
 
-def start(home: Home) -> None:
-    """Starts dockerd, detached, and waits until it answers. Raises `LabError` with its log's end."""
+def check_root() -> None:
+    """Raises `LabError` for who may not start an engine."""
     if os.geteuid() != 0:
         raise LabError(
-            "starting the Docker Engine needs root; run `make lab` as root, or install Docker and use LAB=system"
+            "starting the Docker Engine needs root; run `make lab` as root, or install Docker with buildx and Compose, "
+            "kind, kubectl and Helm, and run `make lab LAB=system`"
         )
+
+
+def is_outdated(found: Engine, home: Home) -> bool:
+    """Whether the lab's engine runs with other commands or arguments than it would be started with now."""
+    return made_of(home) not in found.labels
+
+
+def start(home: Home) -> None:
+    """Starts dockerd, detached, and waits until it answers. Raises `LabError` with its log's end."""
+    check_root()
     (home.path / "daemon.json").write_text("{}", encoding="utf-8")
     log = home.logs / "dockerd.log"
     until = deadline(START)
@@ -170,14 +179,14 @@ def stop(home: Home, patience: float = 60) -> bool:
     )
 
 
-def _works(home: Home) -> bool:
+def works(home: Home) -> bool:
     """Whether the engine reaches its containerd; when that was killed dockerd answers, but can do nothing at first."""
     return succeeds("docker", "image", "ls", environment=home.environment("built"))
 
 
 def _wait_until_it_works(home: Home) -> None:
     until = deadline(START)
-    while not _works(home):
+    while not works(home):
         if time.monotonic() > until:
             log = home.logs / "dockerd.log"
             raise LabError(f"dockerd answers but can't list its images within {START} s; see {log}")
@@ -189,12 +198,12 @@ def step(home: Home, state: State) -> Step:
 
     def done() -> bool:
         found = own(home)
-        known = found is not None and found.id == state.engine_id and made_of(home) in found.labels
-        return known and _works(home)
+        known = found is not None and found.id == state.engine_id and not is_outdated(found, home)
+        return known and works(home)
 
     def act() -> None:
         found = own(home)
-        if found is not None and made_of(home) not in found.labels:
+        if found is not None and is_outdated(found, home):
             stop(home)
             found = None
         if found is None:

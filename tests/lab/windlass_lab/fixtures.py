@@ -115,8 +115,7 @@ def _swarm(docker_engine: DockerEngine) -> Iterator[Swarm]:
         _leave_out(error)
         raise
     yield swarm
-    swarm.remove_stacks()
-    docker_engine("swarm", "leave", "--force")
+    swarm.leave()
 
 
 # --- for each test -------------------------------------------------------------------------------------------

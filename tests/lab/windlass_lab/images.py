@@ -69,10 +69,16 @@ class Builder:
 def steps(home: Home, versions: Versions) -> list[Step]:
     """The base image, Python's, and the nodes' root."""
     builder = Builder(home)
-    base_sums = fingerprint(
-        "debootstrap 2", versions.debian, versions.suite, versions.mirror, versions.security_mirror, CERTIFICATES
-    )
-    derived_sums = fingerprint(base_sums, IMAGES / "base.Dockerfile")
+
+    def base_sums() -> str:
+        """Looked at when the step's turn comes: certificates may come with the packages."""
+        if not CERTIFICATES.exists():
+            raise LabError(f"{CERTIFICATES} isn't there; install ca-certificates")
+        sources = (versions.debian, versions.suite, versions.mirror, versions.security_mirror)
+        return fingerprint("debootstrap 2", *sources, CERTIFICATES)
+
+    def derived_sums() -> str:
+        return fingerprint(base_sums(), IMAGES / "base.Dockerfile")
 
     def derived(image: str, target: str) -> Step:
         def act() -> None:
@@ -81,18 +87,18 @@ def steps(home: Home, versions: Versions) -> list[Step]:
                     image,
                     IMAGES / "base.Dockerfile",
                     Path(empty),
-                    sums=derived_sums,
+                    sums=derived_sums(),
                     target=target,
                     base=versions.debian,
                 )
 
-        return Step(image, lambda: builder.there(image, derived_sums), act)
+        return Step(image, lambda: builder.there(image, derived_sums()), act)
 
     return [
         Step(
             versions.debian,
-            lambda: builder.there(versions.debian, base_sums),
-            lambda: _debootstrap(home, versions, base_sums),
+            lambda: builder.there(versions.debian, base_sums()),
+            lambda: _debootstrap(home, versions, base_sums()),
         ),
         derived(versions.python, "python"),
         derived(SYSTEMD_ROOT, "systemd"),
@@ -100,8 +106,6 @@ def steps(home: Home, versions: Versions) -> list[Step]:
 
 
 def _debootstrap(home: Home, versions: Versions, sums: str) -> None:
-    if not CERTIFICATES.exists():
-        raise LabError(f"{CERTIFICATES} isn't there; install ca-certificates")
     root = home.path / "partial" / "root"
     shutil.rmtree(root, ignore_errors=True)
     root.parent.mkdir(parents=True, exist_ok=True)

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 
 from windlass_lab import engine, images, packages, tools
 from windlass_lab.behind import report as versions_report
-from windlass_lab.choice import Choice, choose
-from windlass_lab.cluster import DEFAULT_WORKERS, Cluster
+from windlass_lab.choice import choose
+from windlass_lab.cluster import DEFAULT_WORKERS, Cluster, check_name
 from windlass_lab.errors import CommandError, LabError
 from windlass_lab.extras import Extras, names
 from windlass_lab.home import SOCKET, Home, Mode, State, duration
@@ -36,11 +36,7 @@ class Lab:
         self.home = Home.of_environment()
         self.versions: Versions = load()
         self.state = State.read(self.home)
-
-    @property
-    def mode(self) -> Mode:
-        """What stands; built until something does."""
-        return self.state.mode or "built"
+        self.mode: Mode = self.state.mode or "built"
 
     def cluster(self) -> Cluster:
         """The lab's cluster, reached through its own commands."""
@@ -66,15 +62,20 @@ class Lab:
     def up(self, workers: int | None, extras: list[str], *, dry: bool) -> None:
         """Brings everything up, and these extras; `dry` only says what it would do."""
         choice = choose(self.home, self.versions, self.state)
+        check_name(self.state)
         say(f"lab: {choice.mode} ({choice.why}); folder {self.home.path}")
-        mode_before, self.state.mode = self.state.mode, choice.mode
+        self.mode = choice.mode
         os.environ.update(self.environment())
-        steps = [*self._steps(choice, workers), *Extras(self.home, self.versions, choice.mode).steps(extras)]
-        self._announce(choice, workers, new=mode_before is None)
+        machines = self._machines_engine() if self.mode == "system" else None
+        # somebody else's engine at the socket is found before anything is built
+        own = None if machines else engine.own(self.home)
+        steps = [*self._steps(machines, workers), *Extras(self.home, self.versions, self.mode).steps(extras)]
+        self._announce(machines, own, workers)
         if dry:
             return
+        if machines is None and own is None:
+            engine.check_root()  # rather than after 20 minutes of building
         self.home.make()
-        self.state.write(self.home)
         before = dict(self.state.seconds)
         took = take(steps, self.home, self.state)
         fresh = {name: seconds for name, seconds in self.state.seconds.items() if before.get(name) != seconds}
@@ -82,29 +83,50 @@ class Lab:
             say("\nwhat took how long:\n" + table(fresh))
         say(f'the lab stands ({duration(took)}). For your shell:  eval "$(make -s lab-env)"')
 
-    def _steps(self, choice: Choice, workers: int | None) -> list[Step]:
-        if choice.mode == "system":
-            found = engine.ask(self.environment())
-            if found is None:
-                raise LabError(
-                    "no Docker Engine answers any more; start it, or run `make lab-down` and then `make lab LAB=built`"
-                )
-            if self.state.engine_id not in ("", found.id):
-                raise LabError(
-                    f"the lab stands on another Docker Engine ({self.state.engine_name!r}) than the one that answers "
-                    f"({found.name!r}); switch your docker context back, or run `make lab-down` there first"
-                )
-            self.state.engine_id, self.state.engine_name = found.id, found.name
+    def _machines_engine(self) -> engine.Engine:
+        """The engine of a `system` lab. Raises `LabError` when none answers, or another than the lab stands on."""
+        found = engine.ask(self.environment())
+        if found is None:
+            raise LabError("no Docker Engine answers any more; start it (`make lab-down` needs it as well)")
+        if self.state.engine_id not in ("", found.id):
+            raise LabError(
+                f"the lab stands on another Docker Engine ({self.state.engine_name!r}) than the one that answers "
+                f"({found.name!r}); switch your docker context back, or run `make lab-down` there first"
+            )
+        return found
+
+    def _steps(self, machines: engine.Engine | None, workers: int | None) -> list[Step]:
+        """All steps, on the machine's engine or else on one that the lab builds."""
+        if machines is not None:
+            self.cluster().check_not_foreign()  # before anything is pulled
             pulled = images.pull([self.versions.python, self.versions.node], self.environment(), self.home)
-            return [*pulled, self.cluster().step(workers)]
-        engine.own(self.home)  # somebody else's engine at the socket is found before anything is built
+            return [*pulled, self._noted(self.cluster().step(workers), machines)]
         return [
             *self._tool_steps(),
-            engine.step(self.home, self.state),
-            *images.steps(self.home, self.versions),
-            NodeImage(self.home, self.versions, tools.Go(self.home, self.versions)).step(),
+            self._noted(engine.step(self.home, self.state)),
+            *self._image_steps(),
             self.cluster().step(workers),
         ]
+
+    def _image_steps(self) -> list[Step]:
+        """The images of a built lab, the nodes' last."""
+        node = NodeImage(self.home, self.versions, tools.Go(self.home, self.versions))
+        return [*images.steps(self.home, self.versions), node.step()]
+
+    def _noted(self, step: Step, machines: engine.Engine | None = None) -> Step:
+        """The step, noting first that a lab stands: before it nothing was made that `down` would have to take away.
+
+        So who is refused before (no root, no such image) may choose the other mode at once.
+        """
+
+        def act() -> None:
+            self.state.mode = self.mode
+            if machines is not None:
+                self.state.engine_id, self.state.engine_name = machines.id, machines.name
+            self.state.write(self.home)
+            step.act()
+
+        return Step(step.name, step.done, act)
 
     def _tool_steps(self) -> list[Step]:
         """What of a built lab needs no engine."""
@@ -115,34 +137,53 @@ class Lab:
             *(tools.step(family, self.home, go) for family in tools.families(self.versions)),
         ]
 
-    def _announce(self, choice: Choice, workers: int | None, *, new: bool) -> None:
+    def _announce(self, machines: engine.Engine | None, own: engine.Engine | None, workers: int | None) -> None:
         """What is about to happen to the machine, before it happens."""
-        if choice.mode == "system":
-            say(f"  uses the Docker Engine {self.state.engine_name!r} and docker, kind, kubectl and helm from the PATH")
-            if new:
-                say(f"  will pull {self.versions.python} and {self.versions.node} and create a kind cluster")
+        if machines is not None:
+            say(f"  uses the Docker Engine {machines.name!r} and docker, kind, kubectl and helm from the PATH")
+            if self.state.mode is None:
+                say(f"  will pull {self.versions.python} and {self.versions.node}")
+            self._announce_cluster(workers, look=True)
             return
-        self._announce_installs()
-        if engine.daemon(self.home) is None:
+        to_build = self._announce_installs()
+        if own is None and engine.daemon(self.home) is None:
             say(
                 f"  will start a Docker Engine at {SOCKET} with its data in {self.home.engine_data}; "
                 "its networks and firewall rules are Docker's usual ones"
             )
-        if not self.state.nodes:
-            say(f"  will create a kind cluster with {DEFAULT_WORKERS if workers is None else workers} workers")
+        if own and (engine.is_outdated(own, self.home) or any(family.module == "engine" for family in to_build)):
+            say("  will restart the lab's Docker Engine, which stops all its containers: its commands changed")
+        look = own is not None and engine.works(self.home)
+        self._announce_cluster(workers, look=look, rebuilt=bool(to_build))
 
-    def _announce_installs(self) -> None:
-        """The Debian packages and commands that a built lab lacks yet."""
+    def _announce_cluster(self, workers: int | None, *, look: bool, rebuilt: bool = False) -> None:
+        """What becomes of the cluster. `look`: an engine can be asked; `rebuilt`: what goes into its nodes will be."""
+        cluster = self.cluster()
+        count = cluster.size(workers)
+        if not self.state.nodes or (look and not cluster.is_ours()):
+            say(f"  will create a kind cluster with {count} workers")
+            return
+        why = cluster.outdated(workers, look=look)
+        if not why and self.mode == "built":
+            rebuilt = rebuilt or (look and any(not step.done() for step in self._image_steps()))
+            why = "its node image is made anew" if rebuilt else ""
+        if why:
+            say(f"  will delete the kind cluster {cluster.name!r} and create it anew with {count} workers: {why}")
+        elif not look:
+            say("  will start the cluster's nodes again, or create it anew should their image have changed")
+
+    def _announce_installs(self) -> list[tools.Family]:
+        """The Debian packages and commands that a built lab lacks yet. Returns the latter."""
         go = tools.Go(self.home, self.versions)
         lacking = packages.missing(go.command() is not None)
         if lacking:
             say(f"  will install Debian packages: {' '.join(lacking)}")
-        to_build = [
-            family.title for family in tools.families(self.versions) if not tools.step(family, self.home, go).done()
-        ]
+        to_build = [family for family in tools.families(self.versions) if not tools.step(family, self.home, go).done()]
         if to_build:
-            say(f"  will build from Go modules into {self.home.path}: {', '.join(to_build)}")
+            titles = ", ".join(family.title for family in to_build)
+            say(f"  will build from Go modules into {self.home.path}: {titles}")
             say("  (about 20 minutes on two cores the first time; some 15 GB in all with Go's caches)")
+        return to_build
 
     # --- down, status ----------------------------------------------------------------------------------------
 
@@ -152,6 +193,23 @@ class Lab:
             say("no lab stands here")
             return
         os.environ.update(self.environment())
+        if self._started_nothing():
+            say("the lab's engine never ran, so there is nothing to take away")
+        else:
+            self._take_away()
+        self.state.mode = None
+        self.state.engine_id = self.state.engine_name = ""
+        self.state.cluster, self.state.workers, self.state.nodes = "", 0, {}
+        self.state.write(self.home)
+        say(f"down. What was built stays in {self.home.path}; remove that folder to be rid of it")
+
+    def _started_nothing(self) -> bool:
+        """Whether a built lab didn't get as far as its engine, so that another's at the socket is no concern of it."""
+        state = self.state
+        known = state.engine_id or state.cluster or state.nodes
+        return self.mode == "built" and not known and engine.daemon(self.home) is None
+
+    def _take_away(self) -> None:
         if self.mode == "built" and engine.own(self.home) is None and engine.daemon(self.home) is None:
             say("the engine isn't running; starting it once to take its containers down with it")
             engine.start(self.home)
@@ -161,10 +219,6 @@ class Lab:
             say(f"kind cluster {cluster.name} deleted")
         if self.mode == "built" and engine.stop(self.home):
             say("Docker Engine stopped")
-        self.state.mode = None
-        self.state.engine_id = self.state.engine_name = ""
-        self.state.write(self.home)
-        say(f"down. What was built stays in {self.home.path}; remove that folder to be rid of it")
 
     def status(self) -> bool:
         """Says what stands. Returns whether all of it does."""

@@ -150,9 +150,21 @@ class Go:
     def __init__(self, home: Home, versions: Versions) -> None:
         self.home, self.versions = home, versions
 
+    @staticmethod
+    def _config() -> dict[str, str]:
+        """Go would count its uses in the user's configuration, from a process that outlives it: here it doesn't count.
+
+        What `go env -w` set (a proxy, say) is read from where it was.
+        """
+        users = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+        return {
+            "XDG_CONFIG_HOME": str(ROOT / "go-config"),
+            "GOENV": os.environ.get("GOENV") or str(users / "go" / "env"),
+        }
+
     def environment(self) -> dict[str, str]:
         """Builds that don't depend on the machine; caches below the lab's folder unless they are set."""
-        return {
+        return self._config() | {
             "GOFLAGS": "-buildvcs=false -modcacherw",
             "GOTOOLCHAIN": "auto",
             "GOWORK": "off",
@@ -202,7 +214,9 @@ class Go:
         return self.home.path / "go" / f"go{self.versions.go}"
 
     def _version(self, command: str | Path) -> tuple[int, ...]:
-        found = re.search(r"go(\d+)\.(\d+)", run(command, "version", environment={"GOTOOLCHAIN": "local"}))
+        found = re.search(
+            r"go(\d+)\.(\d+)", run(command, "version", environment=self._config() | {"GOTOOLCHAIN": "local"})
+        )
         return tuple(int(part) for part in found.groups()) if found else (0, 0)
 
     def module_folder(self, family_module: str, module: str) -> Path:

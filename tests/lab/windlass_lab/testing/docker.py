@@ -87,10 +87,10 @@ class ComposeProject:
 
 
 class Swarm:
-    """A one-node Swarm on the lab's engine, for stacks."""
+    """A one-node Swarm on the lab's engine, for stacks. `initialised`: it was made here, so it may be left."""
 
-    def __init__(self, engine: DockerEngine) -> None:
-        self.engine = engine
+    def __init__(self, engine: DockerEngine, *, initialised: bool) -> None:
+        self.engine, self.initialised = engine, initialised
         self.stacks: list[str] = []
 
     def deploy(self, stack: str, compose: str, folder: Path) -> None:
@@ -133,6 +133,12 @@ class Swarm:
             until(f"the containers of {stack} are gone", partial(self._none_of, stack))
         self.stacks.clear()
 
+    def leave(self) -> None:
+        """Removes the stacks, and the Swarm if it was made for them."""
+        self.remove_stacks()
+        if self.initialised:
+            self.engine("swarm", "leave", "--force")
+
     def _none_of(self, stack: str) -> bool:
         of_stack = f"label=com.docker.stack.namespace={stack}"
         return not self.engine("ps", "--all", "--quiet", "--filter", of_stack).strip()
@@ -141,21 +147,23 @@ class Swarm:
 def start_swarm(engine: DockerEngine) -> Swarm:
     """Makes the lab's own engine a Swarm of one node.
 
-    Raises `LabError` on anybody else's engine, unless LAB_ALLOW_ENGINE names it.
+    Raises `LabError` on anybody else's engine, unless LAB_ALLOW_ENGINE names it and it is in no Swarm.
     """
     lab = engine.lab
-    if lab.state.mode == "system" and not lab.allowed_by_name:
+    if not lab.made_engine and not lab.allowed_by_name:
         raise LabError(
             f"making {lab.engine.name!r} a Swarm changes an engine that the lab didn't make; "
             f"LAB_ALLOW_ENGINE={lab.engine.name} lets the tests do it"
         )
-    if lab.engine.swarm == "active" and lab.state.mode == "system":
+    state = engine("info", "--format", "{{.Swarm.LocalNodeState}}").strip()
+    if state != "inactive" and not lab.made_engine:
         raise LabError(
-            f"the engine {lab.engine.name!r} is in a Swarm already, which the tests would change; leave it first"
+            f"the engine {lab.engine.name!r} is in a Swarm already ({state}), which the tests would change; "
+            "leave it first"
         )
-    if engine("info", "--format", "{{.Swarm.LocalNodeState}}").strip() != "active":
+    if state != "active":
         engine("swarm", "init", "--advertise-addr", "127.0.0.1", "--listen-addr", "127.0.0.1:2377")
-    return Swarm(engine)
+    return Swarm(engine, initialised=state != "active")
 
 
 def keep(file: Path, text: Callable[[], str]) -> None:

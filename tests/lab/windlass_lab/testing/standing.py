@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from windlass_lab import engine
 from windlass_lab.choice import helms
-from windlass_lab.cluster import Cluster
+from windlass_lab.cluster import Cluster, check_name
 from windlass_lab.errors import LabError
 from windlass_lab.home import Home, Mode, State, deadline
 from windlass_lab.versions import Versions, load
@@ -32,6 +32,11 @@ class StandingLab:
     def mode(self) -> Mode:
         """Whose tools and images it uses."""
         return self.state.mode or "built"
+
+    @property
+    def made_engine(self) -> bool:
+        """Whether the lab itself started the engine that answers."""
+        return self.mode == "built" and self.engine.id == self.state.engine_id
 
     @property
     def cluster(self) -> Cluster:
@@ -69,12 +74,10 @@ def find() -> StandingLab:
 
 def check_cluster(lab: StandingLab) -> None:
     """Raises `LabError` when the kind cluster isn't the lab's, or isn't ready."""
+    check_name(lab.state)
     cluster = lab.cluster
-    if not cluster.is_ours() and os.environ.get("LAB_ALLOW_CLUSTER") != cluster.name:
-        raise LabError(
-            f"the kind cluster {cluster.name!r} isn't the one that the lab made, or is gone; run `make lab`"
-            f" (LAB_ALLOW_CLUSTER={cluster.name} lets tests use it all the same)"
-        )
+    if not cluster.is_ours():
+        raise LabError(f"the kind cluster {cluster.name!r} isn't the one that the lab made, or is gone; run `make lab`")
     until = deadline(PATIENCE)
     while not cluster.answers(timeout=20):  # on a busy machine it may take its time, which is no reason to give up
         if time.monotonic() > until:
