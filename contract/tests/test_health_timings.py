@@ -40,11 +40,30 @@ def test_the_startup_probe_waits_as_long_as_docker_does(
 
 def test_the_times_of_the_control_protocol_fit_each_other() -> None:
     assert control.REPORT_SECONDS < control.SUBSCRIBED_SECONDS
+    assert control.QUIET_REPORT_SECONDS <= control.SUBSCRIBED_SECONDS - 1.5
     assert control.POLL_SECONDS < control.SILENCE_SECONDS
     assert control.GATHER_SECONDS >= 2 * control.REPORT_SECONDS
     assert control.GATHER_SECONDS_ORCHESTRATED > control.SILENCE_SECONDS
     ports = [control.SERVER_PORT, control.SERVER_METRICS_PORT, control.CONTROL_PORT, control.OPERATOR_METRICS_PORT]
     assert ports == [8000, 8001, 8010, 8011]
+
+
+@pytest.mark.parametrize(
+    ("asked", "chance", "seconds"),
+    [
+        (1.0, 0.0, 1.0),
+        (1.0, 1.0, 1.0),
+        (3.5, 0.0, 3.5),
+        (3.5, 1.0, 2.8),
+        (1.1, 1.0, 1.0),
+        (0.001, 0.5, 1.0),
+        (3600.0, 0.0, 3.5),
+    ],
+)
+def test_whatever_an_operator_asks_for_a_replica_reports_often_enough_and_not_too_often(
+    asked: float, chance: float, seconds: float
+) -> None:
+    assert control.between_reports(asked, chance) == pytest.approx(seconds)
 
 
 def test_the_body_of_health_has_what_is_promised() -> None:

@@ -17,9 +17,16 @@ from aiohttp import ClientResponse, ClientSession
 from aiohttp.test_utils import TestServer
 
 from windlass_contract.canonical import digest_of_bytes
-from windlass_contract.control import MAX_REPORT_BYTES, PlanAnswer, ReportAnswer
+from windlass_contract.control import (
+    MAX_REPORT_BYTES,
+    POLL_SECONDS,
+    QUIET_REPORT_SECONDS,
+    REPORT_SECONDS,
+    PlanAnswer,
+    ReportAnswer,
+)
 from windlass_contract.plan import ModelPlan, PlannedVersion, ServingPlan
-from windlass_operator.control import hub as hub_module
+from windlass_operator.control import endpoint as endpoint_module
 from windlass_operator.control.auth import FileTokens, Identity
 from windlass_operator.control.endpoint import create_app
 from windlass_operator.control.hub import Hub
@@ -66,8 +73,8 @@ class World:
             body = await answer.read()
             return answer.status, json.loads(body) if answer.content_type == "application/json" else body, answer
 
-    async def poll(self, held: ServingPlan | None) -> PlanAnswer:
-        query = f"?epoch={held.epoch}&digest={held.digest}&instance=i" if held else ""
+    async def poll(self, held: ServingPlan | None, hold: str = "") -> PlanAnswer:
+        query = f"?hold={hold}&instance=i" + (f"&epoch={held.epoch}&digest={held.digest}" if held else "")
         status, body, _ = await self.get(PLAN + query)
         assert status == 200, body
         return PlanAnswer.parse(body, "answer")
@@ -129,6 +136,9 @@ async def until(condition: Callable[[], bool]) -> None:
         (AUTHORIZED, PLAN + "?epoch=-1&digest=" + DIGEST, 400, "epoch is a whole number"),
         (AUTHORIZED, PLAN + "?epoch=1&digest=md5:1", 400, "digest is sha256"),
         (AUTHORIZED, PLAN + "?epoch=1", 400, "together"),
+        (AUTHORIZED, PLAN + "?hold=0", 400, "hold is a number of seconds"),
+        (AUTHORIZED, PLAN + "?hold=nan", 400, "hold is a number of seconds"),
+        (AUTHORIZED, PLAN + "?hold=long", 400, "hold is a number of seconds"),
         (AUTHORIZED, f"/control/v1/servers/{SERVER}/samples/nonsense", 400, "64 hex digits"),
         (AUTHORIZED, f"/control/v1/servers/{SERVER}/samples/{DIGEST}", 404, "has samples"),
     ],
@@ -151,7 +161,7 @@ def test_who_holds_another_plan_or_none_has_the_plan_at_once(tmp_path: Path) -> 
         for held in (None, plan(2)):
             started = time.monotonic()
             assert (await each.poll(held)).plan == plan(3)
-            assert time.monotonic() - started < hub_module.POLL_SECONDS / 2
+            assert time.monotonic() - started < POLL_SECONDS / 2
 
     run(tmp_path, scenario)
 
@@ -171,16 +181,20 @@ def test_publishing_a_plan_wakes_every_poll_within_a_second(tmp_path: Path) -> N
     run(tmp_path, scenario)
 
 
-def test_a_poll_without_news_is_answered_with_the_same_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "POLL_SECONDS", 0.3)
+@pytest.mark.parametrize(("hold", "seconds"), [("", 0.3), ("0.6", 0.6), ("3600", 0.9)])
+def test_a_poll_without_news_is_answered_with_the_same_plan_after_the_time_that_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hold: str, seconds: float
+) -> None:
+    monkeypatch.setattr(endpoint_module, "POLL_SECONDS", 0.3)
+    monkeypatch.setattr(endpoint_module, "LONG_POLL_SECONDS", 0.9)
 
     async def scenario(each: World) -> None:
         act(each.hub, plan(1))
         started = time.monotonic()
-        assert (await each.poll(plan(1))).plan == plan(1)
-        assert time.monotonic() - started >= 0.3
+        assert (await each.poll(plan(1), hold)).plan == plan(1)
+        assert seconds <= time.monotonic() - started < seconds + 20
         act(each.hub, None)
-        assert (await each.poll(None)).plan is None
+        assert (await each.poll(None, hold)).plan is None
 
     run(tmp_path, scenario)
 
@@ -226,7 +240,7 @@ def test_while_the_operator_gathers_there_is_no_answer_but_reports_count(tmp_pat
         assert (await each.post(REPORTS, json=report()))[0] == 503
         assert [seen.report.replica for seen in each.hub.reports(SERVER)] == ["r1"]
         each.hub.publish(SERVER, None)
-        assert (await each.post(REPORTS, json=report(1)))[:2] == (200, {"epoch": None})
+        assert (await each.post(REPORTS, json=report(1)))[:2] == (200, {"epoch": None, "reportSeconds": 1.0})
 
     run(tmp_path, scenario)
 
@@ -235,7 +249,7 @@ def test_without_a_confirmed_hold_nothing_is_answered_and_no_weight_renewed(tmp_
     async def scenario(each: World) -> None:
         act(each.hub, plan(1), renewed=("cats-dogs",))
         status, body, _ = await each.post(REPORTS, json=report())
-        assert (status, body) == (200, {"epoch": 1, "renewed": ["cats-dogs"]})
+        assert (status, body) == (200, {"epoch": 1, "renewed": ["cats-dogs"], "reportSeconds": 1.0})
         each.clock.ahead += 4.5
         assert (await each.post(REPORTS, json=report(1)))[1]["renewed"] == ["cats-dogs"]
         each.clock.ahead += 1
@@ -254,6 +268,39 @@ def test_a_renewal_is_for_the_epoch_that_it_was_decided_for(tmp_path: Path) -> N
         each.hub.publish(SERVER, plan(2))
         _, body, _ = await each.post(REPORTS, json=report())
         assert ReportAnswer.parse(body, "answer") == ReportAnswer(epoch=2, renewed=[])
+
+    run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("shown", "quiet", "renewed", "said", "seconds"),
+    [
+        (plan(2), True, (), {"plan": plan(2).to_dict()}, QUIET_REPORT_SECONDS),
+        (None, True, (), {}, QUIET_REPORT_SECONDS),
+        (plan(2), False, (), {"plan": plan(2).to_dict()}, REPORT_SECONDS),
+        (None, False, (), {}, REPORT_SECONDS),
+        (plan(2), True, ("cats-dogs",), {"plan": plan(2).to_dict()}, REPORT_SECONDS),
+        (plan(2), True, (), {"plan": plan(1).to_dict()}, REPORT_SECONDS),
+        (plan(2), True, (), {}, REPORT_SECONDS),
+        (None, True, (), {"plan": plan(1).to_dict()}, REPORT_SECONDS),
+        (plan(2), True, (), {"plan": ServingPlan.build(SERVER, 2, {}).to_dict()}, REPORT_SECONDS),
+        (plan(2), True, (), {"plan": plan(2).to_dict(), "planConflict": True}, REPORT_SECONDS),
+        (plan(2), True, (), {"plan": plan(2).to_dict(), "draining": True}, REPORT_SECONDS),
+    ],
+)
+def test_only_while_nothing_is_under_way_reports_are_wanted_less_often(
+    tmp_path: Path,
+    shown: ServingPlan | None,
+    quiet: bool,
+    renewed: tuple[str, ...],
+    said: dict[str, Any],
+    seconds: float,
+) -> None:
+    async def scenario(each: World) -> None:
+        act(each.hub, None)
+        each.hub.publish(SERVER, shown, renewed, quiet=quiet)
+        _, body, _ = await each.post(REPORTS, json=report(**said))
+        assert body["reportSeconds"] == seconds
 
     run(tmp_path, scenario)
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Annotated, Any
 
 import structlog
 from aiohttp import web
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from windlass_contract.control import (
+    LONG_POLL_SECONDS,
     MAX_REPORT_BYTES,
     PLAN_PATH,
+    POLL_SECONDS,
     REPORT_PATH,
     REPORT_SECONDS,
     SAMPLES_PATH,
@@ -31,6 +33,7 @@ from .registry import RegistryFullError
 _SERVER: TypeAdapter[str] = TypeAdapter(ServerName)
 _DIGEST: TypeAdapter[str] = TypeAdapter(Digest)
 _EPOCH: TypeAdapter[int] = TypeAdapter(Epoch)
+_HOLD: TypeAdapter[float] = TypeAdapter(Annotated[float, Field(gt=0)])
 _BEARER = re.compile(r"Bearer +(\S+) *", re.IGNORECASE)
 _LARGE_REPORT = 64 * 1024
 """Bytes from which a report is decoded off the event loop."""
@@ -56,7 +59,7 @@ class _Endpoint:
     async def plan(self, request: web.Request) -> web.Response:
         identity = await self._authenticate(request)
         epoch, digest = _held(request)
-        plan = await self._hub.next_plan(identity.key, epoch, digest)
+        plan = await self._hub.next_plan(identity.key, epoch, digest, _hold(request))
         return _answer(PlanAnswer(plan=plan))
 
     async def report(self, request: web.Request) -> web.Response:
@@ -124,6 +127,15 @@ def _held(request: web.Request) -> tuple[int | None, str | None]:
     if (number is None) != (text is None):
         raise _error(web.HTTPBadRequest, "epoch and digest are given together: those of the plan held, or neither")
     return number, text
+
+
+def _hold(request: web.Request) -> float:
+    """Seconds for which a poll without news may be held. More than we hold is no error: others may hold longer."""
+    text = request.query.get("hold")
+    try:
+        return min(_HOLD.validate_python(text), LONG_POLL_SECONDS) if text else POLL_SECONDS
+    except ValidationError:
+        raise _error(web.HTTPBadRequest, "hold is a number of seconds above 0") from None
 
 
 def _parse_report(body: bytes) -> ServingReport:

@@ -9,7 +9,13 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
-from windlass_contract.control import POLL_SECONDS, REPORT_SECONDS, SUBSCRIBED_SECONDS, ReportAnswer
+from windlass_contract.control import (
+    POLL_SECONDS,
+    QUIET_REPORT_SECONDS,
+    REPORT_SECONDS,
+    SUBSCRIBED_SECONDS,
+    ReportAnswer,
+)
 from windlass_contract.plan import MAX_REPORTED_EPOCH, ServingPlan
 from windlass_contract.report import ServingReport
 from windlass_operator.engine.interface import SeenReport
@@ -36,6 +42,8 @@ class _Channel:
         self.confirmed: float | None = None
         """When hold and epoch were last confirmed."""
         self.renewed: tuple[int, tuple[str, ...]] | None = None
+        self.quiet = False
+        """Whether nothing is under way: then reports are only to say that somebody is there."""
         self.samples: Mapping[str, bytes] = {}
         self.changed = asyncio.Event()
 
@@ -84,11 +92,14 @@ class Hub:
             channel.sure = False
             channel.wake()
 
-    def publish(self, server: str, plan: ServingPlan | None, renewed: tuple[str, ...] = ()) -> None:
-        """Shows a plan (None: that there is none) to all subscribers, at once. The durable write was acknowledged."""
+    def publish(
+        self, server: str, plan: ServingPlan | None, renewed: tuple[str, ...] = (), *, quiet: bool = False
+    ) -> None:
+        """Shows a plan (None: that there is none) to all subscribers, at once. The durable write was acknowledged.
+        `quiet`: nothing changes by time alone, and no weight has to be renewed."""
         channel = self._channels[server]
         news = not channel.sure or channel.plan != plan
-        channel.plan, channel.sure = plan, True
+        channel.plan, channel.sure, channel.quiet = plan, True, quiet and not renewed
         channel.renewed = (plan.epoch, renewed) if plan is not None and renewed else None
         if news:
             channel.wake()
@@ -132,23 +143,26 @@ class Hub:
         if channel.registry.take(report):
             self.on_news(server)
         self._acting(server)
+        after = _report_seconds(channel, report)
         if channel.plan is None:
-            return ReportAnswer(epoch=None)
+            return ReportAnswer(epoch=None, report_seconds=after)
         renewed = channel.renewed
         models = list(renewed[1]) if renewed and renewed[0] == channel.plan.epoch else []
-        return ReportAnswer(epoch=channel.plan.epoch, renewed=models)
+        return ReportAnswer(epoch=channel.plan.epoch, renewed=models, report_seconds=after)
 
-    async def next_plan(self, server: str, epoch: int | None, digest: str | None) -> ServingPlan | None:
-        """The plan, as soon as it isn't the one named; the same after `POLL_SECONDS`. Raises `NotActingError`."""
+    async def next_plan(
+        self, server: str, epoch: int | None, digest: str | None, hold: float = POLL_SECONDS
+    ) -> ServingPlan | None:
+        """The plan, as soon as it isn't the one named; the same after `hold` seconds. Raises `NotActingError`."""
         started = self._clock()
         while True:
             channel = self._acting(server)
             plan = channel.plan
-            hold = _patience(plan, epoch, digest) - (self._clock() - started)
-            if hold <= 0:
+            left = _patience(plan, epoch, digest, hold) - (self._clock() - started)
+            if left <= 0:
                 return plan
             try:
-                async with asyncio.timeout(hold):
+                async with asyncio.timeout(left):
                     await channel.changed.wait()
             except TimeoutError:
                 return self._acting(server).plan
@@ -174,7 +188,15 @@ class Hub:
         return channel
 
 
-def _patience(plan: ServingPlan | None, epoch: int | None, digest: str | None) -> float:
+def _report_seconds(channel: _Channel, report: ServingReport) -> float:
+    """When the replica's next report is due. One that hasn't come to the plan yet, or is leaving, is waited for."""
+    shown = (channel.plan.epoch, channel.plan.digest) if channel.plan is not None else None
+    follows = (report.plan.epoch, report.plan.digest) if report.plan is not None else None
+    settled = follows == shown and not report.plan_conflict and not report.draining
+    return QUIET_REPORT_SECONDS if channel.quiet and settled else REPORT_SECONDS
+
+
+def _patience(plan: ServingPlan | None, epoch: int | None, digest: str | None, hold: float) -> float:
     """Seconds to wait for something better than `plan` for who holds the one named.
 
     A plan that it has to refuse (an older one, or the same epoch with another digest) is no news to anybody: it is
@@ -183,7 +205,7 @@ def _patience(plan: ServingPlan | None, epoch: int | None, digest: str | None) -
     held = (epoch, digest) if epoch is not None else None
     offered = (plan.epoch, plan.digest) if plan is not None else None
     if held == offered:
-        return POLL_SECONDS
+        return hold
     if plan is not None and epoch is not None and plan.epoch <= epoch:
         return REPORT_SECONDS
     return 0.0

@@ -230,7 +230,7 @@ class ServerWorker:
         if outcome.gathering:
             tools.hub.withhold(self.key)
         else:
-            tools.hub.publish(self.key, outcome.plan, outcome.renewed)
+            tools.hub.publish(self.key, outcome.plan, outcome.renewed, quiet=outcome.revisit_after is None)
             self._statuses = outcome.statuses  # until then there are none
             stalls = newly_stalled(self._decided, outcome.statuses, outcome.events)
             self._decided = outcome.statuses
