@@ -274,8 +274,8 @@ def test_once_a_report_is_answered_the_plan_is_asked_for_however_long_the_operat
 
 
 def test_an_operator_says_when_it_wants_the_next_report_and_one_that_fails_is_told_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(subscription_module, "between_reports", lambda asked, _chance: {1.0: 0.2, 3.5: 600.0}[asked])
-    asks: list[float | None] = [None, None, 3.5]
+    monkeypatch.setattr(subscription_module, "between_reports", lambda asked: {1.0: 0.2, 3.0: 600.0}[asked])
+    asks: list[float | None] = [None, None, 3.0]
     reports = 0
     broken = asyncio.Event()
 
@@ -288,7 +288,7 @@ def test_an_operator_says_when_it_wants_the_next_report_and_one_that_fails_is_to
     async def handle_report(_request):
         nonlocal reports
         reports += 1
-        asked = asks[reports - 1] if reports <= len(asks) else 3.5
+        asked = asks[reports - 1] if reports <= len(asks) else 3.0
         return web.json_response({"epoch": 1} if asked is None else {"epoch": 1, "reportSeconds": asked})
 
     async def scenario():

@@ -37,9 +37,9 @@ SILENCE_SECONDS = 10.0
 """A replica that had no answer for so long connects anew."""
 REPORT_SECONDS = 1.0
 """Between reports; one goes out at once when something changed."""
-QUIET_REPORT_SECONDS = 3.5
-"""The same while the operator says that nothing is under way for the server: with many replicas these reports are
-nearly all that an idle operator does. Late by less than 1.5 s, as on a busy machine, a replica is subscribed still."""
+QUIET_REPORT_SECONDS = 3.0
+"""The same, at most, while the operator says that nothing is under way for the server: with many replicas these reports
+are nearly all that an idle operator does. Late by up to 2 s, as on a busy machine, a replica is subscribed still."""
 SUBSCRIBED_SECONDS = 5.0
 """Who reported within this time is subscribed; an operator acts only on a hold confirmed within it."""
 GATHER_SECONDS = 2 * REPORT_SECONDS
@@ -66,14 +66,12 @@ class ReportAnswer(Document):
     renewed: Annotated[list[str], Field(max_length=1000)] = []
     """Models whose candidate's weight is renewed, for `epoch`."""
     report_seconds: Annotated[float, Field(gt=0)] = REPORT_SECONDS
-    """After which the next report is due if nothing changes until then; `between_reports` bounds it."""
+    """After which the next report is due if nothing changes until then; `between_reports` bounds it. To the point: the
+    operator may want many at once, which costs it a fraction of what they cost one by one."""
 
 
-def between_reports(asked: float, chance: float) -> float:
-    """Seconds until a replica's next report, when the operator asked for one after `asked`; `chance` is from 0 to 1.
-
-    Whatever was asked, the replica stays subscribed, and doesn't report more often than is normal. Longer times are
-    cut by up to a fifth, each replica's differently: else all that an operator's start brought into step would stay so.
+def between_reports(asked: float) -> float:
+    """Seconds until a replica's next report, when the operator asked for one after `asked`: whatever that is, the replica
+    stays subscribed, and reports no more often than is normal.
     """
-    seconds = min(max(asked, REPORT_SECONDS), QUIET_REPORT_SECONDS)
-    return max(seconds * (1.0 - chance / 5.0), REPORT_SECONDS)
+    return min(max(asked, REPORT_SECONDS), QUIET_REPORT_SECONDS)

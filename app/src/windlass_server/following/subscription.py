@@ -224,8 +224,7 @@ class Subscription:
                 self._failed(error)
             await asyncio.sleep(REPORT_PAUSE_SECONDS)
             try:
-                chance = random.random()  # noqa: S311
-                async with asyncio.timeout(between_reports(self._report_seconds, chance) - REPORT_PAUSE_SECONDS):
+                async with asyncio.timeout(between_reports(self._report_seconds) - REPORT_PAUSE_SECONDS):
                     await self._news.wait()
             except TimeoutError:
                 pass  # nothing new: a report is due all the same

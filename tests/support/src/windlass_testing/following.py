@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import random
 import ssl
 import threading
 import time
@@ -126,7 +125,7 @@ class Replica:
             except (aiohttp.ClientError, OSError, TimeoutError):
                 self._hurry()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._haste * between_reports(self._asked, random.random())):
+                async with asyncio.timeout(self._haste * between_reports(self._asked)):
                     await self._due.wait()
 
     def _hurry(self) -> None:
