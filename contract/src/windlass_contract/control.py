@@ -71,7 +71,7 @@ class ReportAnswer(Document):
 
 
 def between_reports(asked: float) -> float:
-    """Seconds until a replica's next report, when the operator asked for one after `asked`: whatever that is, the replica
-    stays subscribed, and reports no more often than is normal.
+    """Seconds until a replica's next report, when the operator asked for one after `asked`. Whatever that is, the
+    replica stays subscribed, and reports no more often than is normal.
     """
     return min(max(asked, REPORT_SECONDS), QUIET_REPORT_SECONDS)

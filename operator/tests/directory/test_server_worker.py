@@ -190,9 +190,7 @@ def test_clocks_run_in_memory_between_writes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "quiet"), [({}, True), ({"revisit_after": 5.0}, False), ({"renewed": ("m",)}, False)]
 )
-def test_while_a_clock_runs_replicas_are_heard_each_second(
-    tmp_path: Path, fields: dict[str, Any], quiet: bool
-) -> None:
+def test_while_a_clock_runs_replicas_are_heard_each_second(tmp_path: Path, fields: dict[str, Any], quiet: bool) -> None:
     async def scenario(world: World) -> None:
         world.decide = writing(1, **fields)
         await world.reconcile()

@@ -22,7 +22,6 @@ from windlass_operator.engine.interface import SeenReport
 
 from .registry import Registry
 
-
 _AFTER_BEAT_SECONDS = 0.02
 """Reports are wanted a little after the beat: one from a clock that is fast would miss it, and be asked for again."""
 
@@ -201,7 +200,7 @@ def _settled(channel: _Channel, report: ServingReport) -> bool:
 
 def _until_beat(now: float) -> float:
     """Seconds after which a quiet replica is to report next. All come at the same moments: one by one, each would find
-    processor caches that others have filled meanwhile, and cost three times as much and more. A hundred take some 30 ms.
+    processor caches that others have filled meanwhile, and cost three times as much. A hundred at once take some 30 ms.
     """
     left = QUIET_REPORT_SECONDS - now % QUIET_REPORT_SECONDS + _AFTER_BEAT_SECONDS
     return round(min(max(left, REPORT_SECONDS), QUIET_REPORT_SECONDS), 3)
