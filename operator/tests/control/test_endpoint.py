@@ -388,6 +388,31 @@ def test_a_compressed_report_is_bounded_by_what_it_unpacks_to(tmp_path: Path) ->
     run(tmp_path, scenario)
 
 
+@pytest.mark.parametrize(
+    ("said", "status", "same"),
+    [
+        (plan(2).to_dict(), 200, True),
+        (plan(1).to_dict(), 200, False),
+        ({**plan(2).to_dict(), "epoch": 3}, 400, False),
+        ({**plan(2).to_dict(), "extra": 1}, 400, False),
+    ],
+)
+def test_a_report_keeps_the_plan_that_it_names_and_shares_the_one_shown(
+    tmp_path: Path, said: dict[str, Any], status: int, same: bool
+) -> None:
+    async def scenario(each: World) -> None:
+        shown = plan(2)
+        act(each.hub, shown)
+        given = report(plan=said, ready=True)
+        assert (await each.post(REPORTS, json=given))[0] == status
+        if status == 200:
+            (seen,) = each.hub.reports(SERVER)
+            assert seen.report.to_dict() == given
+            assert (seen.report.plan is shown) is same
+
+    run(tmp_path, scenario)
+
+
 def test_a_large_report_is_taken_whole(tmp_path: Path) -> None:
     async def scenario(each: World) -> None:
         act(each.hub, plan(1))

@@ -21,7 +21,7 @@ from windlass_contract.control import (
     SAMPLES_PATH,
     PlanAnswer,
 )
-from windlass_contract.document import Document, DocumentError
+from windlass_contract.document import Document, DocumentError, load_json
 from windlass_contract.identifiers import Digest, ServerName
 from windlass_contract.plan import Epoch
 from windlass_contract.report import ServingReport
@@ -66,9 +66,9 @@ class _Endpoint:
         identity = await self._authenticate(request)
         body = await request.read()
         if len(body) > _LARGE_REPORT:
-            report = await asyncio.to_thread(_parse_report, body)
+            report = await asyncio.to_thread(self._parse_report, identity.key, body)
         else:
-            report = _parse_report(body)
+            report = self._parse_report(identity.key, body)
         if report.server != identity.server:
             raise _error(
                 web.HTTPBadRequest,
@@ -85,6 +85,15 @@ class _Endpoint:
         except EpochTooHighError as error:
             structlog.get_logger("windlass.control").warning("report.refused", server=report.server, reason=str(error))
             raise _error(web.HTTPBadRequest, str(error)) from error
+
+    def _parse_report(self, server: str, body: bytes) -> ServingReport:
+        try:
+            decoded = load_json(body, "the report", MAX_REPORT_BYTES)
+            value, plan = self._hub.with_plan_known(server, decoded)
+            report = ServingReport.parse(value, "the report")
+        except DocumentError as error:
+            raise _error(web.HTTPBadRequest, str(error)[:4000]) from error
+        return report.model_copy(update={"plan": plan}) if plan is not None else report
 
     async def samples(self, request: web.Request) -> web.Response:
         identity = await self._authenticate(request)
@@ -136,13 +145,6 @@ def _hold(request: web.Request) -> float:
         return min(_HOLD.validate_python(text), LONG_POLL_SECONDS) if text else POLL_SECONDS
     except ValidationError:
         raise _error(web.HTTPBadRequest, "hold is a number of seconds above 0") from None
-
-
-def _parse_report(body: bytes) -> ServingReport:
-    try:
-        return ServingReport.parse_json(body, "the report", MAX_REPORT_BYTES)
-    except DocumentError as error:
-        raise _error(web.HTTPBadRequest, str(error)[:4000]) from error
 
 
 def _answer(document: Document) -> web.Response:

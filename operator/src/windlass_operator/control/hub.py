@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from windlass_contract.control import (
     POLL_SECONDS,
@@ -40,6 +41,8 @@ class _Channel:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.registry = Registry(clock)
         self.plan: ServingPlan | None = None
+        self.known: tuple[ServingPlan, dict[str, Any]] | None = None
+        """`plan`, and its content as it goes out."""
         self.sure = False
         """Whether `plan` is to be shown."""
         self.confirmed: float | None = None
@@ -102,6 +105,8 @@ class Hub:
         `quiet`: nothing changes by time alone, and no weight has to be renewed."""
         channel = self._channels[server]
         news = not channel.sure or channel.plan != plan
+        if plan is not channel.plan:
+            channel.known = (plan, plan.to_dict()) if plan is not None else None
         channel.plan, channel.sure, channel.quiet = plan, True, quiet and not renewed
         channel.renewed = (plan.epoch, renewed) if plan is not None and renewed else None
         if news:
@@ -152,6 +157,16 @@ class Hub:
         renewed = channel.renewed
         models = list(renewed[1]) if renewed and renewed[0] == channel.plan.epoch else []
         return ReportAnswer(epoch=channel.plan.epoch, renewed=models, report_seconds=after)
+
+    def with_plan_known(self, server: str, report: object) -> tuple[object, ServingPlan | None]:
+        """A decoded report, without its plan if that is word for word the one shown; and that. It needs no second check,
+        and to read it anew and sum up its digest is most of what a quiet replica's report costs. From any thread.
+        """
+        channel = self._channels.get(server)
+        known = channel.known if channel is not None else None
+        if known is None or not isinstance(report, dict) or report.get("plan") != known[1]:
+            return report, None
+        return {key: value for key, value in report.items() if key != "plan"}, known[0]
 
     async def next_plan(
         self, server: str, epoch: int | None, digest: str | None, hold: float = POLL_SECONDS
