@@ -159,7 +159,7 @@ class Hub:
         return ReportAnswer(epoch=channel.plan.epoch, renewed=models, report_seconds=after)
 
     def with_plan_known(self, server: str, report: object) -> tuple[object, ServingPlan | None]:
-        """A decoded report, without its plan if that is word for word the one shown; and that. It needs no second check,
+        """A decoded report, without its plan if that is word for word the one shown; and that. It needs no new check,
         and to read it anew and sum up its digest is most of what a quiet replica's report costs. From any thread.
         """
         channel = self._channels.get(server)
