@@ -119,7 +119,7 @@ EXAMPLES: dict[type[Document], dict[str, Any]] = {
         "evidence": [{"gate": "Load", "result": "Passed"}],
     },
     PlanAnswer: {"plan": PLAN},
-    ReportAnswer: {"epoch": 3, "renewed": ["digits"]},
+    ReportAnswer: {"epoch": 3, "renewed": ["digits"], "reportSeconds": 2.5},
     ServerState: {
         "server": "digits",
         "plan": PLAN,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from windlass_contract import control
@@ -40,11 +42,21 @@ def test_the_startup_probe_waits_as_long_as_docker_does(
 
 def test_the_times_of_the_control_protocol_fit_each_other() -> None:
     assert control.REPORT_SECONDS < control.SUBSCRIBED_SECONDS
+    assert control.QUIET_REPORT_SECONDS <= control.SUBSCRIBED_SECONDS - 2
     assert control.POLL_SECONDS < control.SILENCE_SECONDS
     assert control.GATHER_SECONDS >= 2 * control.REPORT_SECONDS
     assert control.GATHER_SECONDS_ORCHESTRATED > control.SILENCE_SECONDS
     ports = [control.SERVER_PORT, control.SERVER_METRICS_PORT, control.CONTROL_PORT, control.OPERATOR_METRICS_PORT]
     assert ports == [8000, 8001, 8010, 8011]
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"), [(1.0, 1.0), (2.345, 2.345), (3.0, 3.0), (0.001, 1.0), (3600.0, 3.0), (math.inf, 3.0)]
+)
+def test_whatever_an_operator_asks_for_a_replica_reports_often_enough_and_not_too_often(
+    asked: float, seconds: float
+) -> None:
+    assert control.between_reports(asked) == seconds
 
 
 def test_the_body_of_health_has_what_is_promised() -> None:

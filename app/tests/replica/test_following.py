@@ -183,7 +183,7 @@ def test_plans_are_polled_and_reports_posted_with_the_token_read_anew(tmp_path):
         seen.append((request.headers["Authorization"], request.query_string))
         if request.query.get("epoch") == "2":
             await _hold(request)
-        return web.json_response({"plan": plan(len(seen)).to_dict()})
+        return web.json_response({"plan": plan(min(len(seen), 2)).to_dict()})
 
     async def take_report(request):
         assert (await request.json())["sequence"] >= 0
@@ -194,8 +194,8 @@ def test_plans_are_polled_and_reports_posted_with_the_token_read_anew(tmp_path):
         async with following(tmp_path, {"plan": give_plan, "report": take_report}, listener) as subscription:
             await until(lambda: listener.told == [1, 2])
             assert subscription.problem == ""
-            assert seen[0] == ("Bearer a-token", "instance=00000001")
-            assert seen[1][1] == f"instance=00000001&epoch=1&digest={plan(1).digest}"
+            assert seen[0] == ("Bearer a-token", "instance=00000001&hold=25")
+            assert seen[1][1] == f"instance=00000001&hold=25&epoch=1&digest={plan(1).digest}"
             before = len(listener.renewed)
             subscription.something_changed()
             await until(lambda: len(listener.renewed) > before)
@@ -269,6 +269,84 @@ def test_once_a_report_is_answered_the_plan_is_asked_for_however_long_the_operat
             await until(lambda: subscription.problem)
             away = False
             await until(lambda: listener.told == [1])
+
+    asyncio.run(scenario())
+
+
+def test_an_operator_says_when_it_wants_the_next_report_and_one_that_fails_is_told_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(subscription_module, "between_reports", lambda asked: {1.0: 0.2, 3.0: 600.0}[asked])
+    asks: list[float | None] = [None, None, 3.0]
+    reports = 0
+    broken = asyncio.Event()
+
+    async def handle_plan(request):
+        if request.query.get("epoch"):
+            await broken.wait()
+            request.transport.abort()
+        return web.json_response({"plan": plan(1).to_dict()})
+
+    async def handle_report(_request):
+        nonlocal reports
+        reports += 1
+        asked = asks[reports - 1] if reports <= len(asks) else 3.0
+        return web.json_response({"epoch": 1} if asked is None else {"epoch": 1, "reportSeconds": asked})
+
+    async def scenario():
+        listener = Listener()
+        async with following(tmp_path, {"plan": handle_plan, "report": handle_report}, listener) as subscription:
+            # The first two answers say nothing, as an older operator's: the normal time between reports.
+            await until(lambda: reports == 3)
+            await asyncio.sleep(0.5)  # in which more would come; the next is due in ten minutes
+            assert reports == 3
+            subscription.something_changed()
+            await until(lambda: reports == 4)
+            broken.set()
+            await until(lambda: reports >= 5)
+
+    asyncio.run(scenario())
+
+
+def test_a_plan_that_a_report_is_told_of_is_asked_for_although_a_poll_waits(tmp_path):
+    polls: list[str | None] = []
+    epoch = 1
+
+    async def handle_plan(request):
+        held = request.query.get("epoch")
+        polls.append(held)
+        if held == "1" and polls.count("1") == 1:
+            await _hold(request)  # lost on its way: nothing ever wakes it
+        if held == str(epoch):
+            await _hold(request)
+        if held == "1":
+            await asyncio.sleep(1.5)  # longer than it takes to be told of the same epoch again
+        return web.json_response({"plan": plan(epoch).to_dict()})
+
+    async def handle_report(_request):
+        return web.json_response({"epoch": epoch})
+
+    async def scenario():
+        nonlocal epoch
+        listener = Listener()
+        async with following(tmp_path, {"plan": handle_plan, "report": handle_report}, listener) as subscription:
+            await until(lambda: polls == [None, "1"])
+            epoch = 2
+            subscription.something_changed()
+            await until(lambda: listener.told == [1, 2])
+            assert polls[:3] == [None, "1", "1"], "an answer that is slow to arrive was not waited for"
+            assert subscription.problem == ""
+
+    asyncio.run(scenario())
+
+
+def test_who_holds_the_operators_plan_already_need_not_wait_for_a_poll_to_end(tmp_path):
+    async def handle_report(_request):
+        return web.json_response({"epoch": 4})
+
+    async def scenario():
+        listener = Listener()
+        listener.plan = plan(4)
+        async with following(tmp_path, {"report": handle_report}, listener) as subscription, asyncio.timeout(30):
+            await subscription.settled.wait()
 
     asyncio.run(scenario())
 

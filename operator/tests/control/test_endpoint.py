@@ -17,9 +17,16 @@ from aiohttp import ClientResponse, ClientSession
 from aiohttp.test_utils import TestServer
 
 from windlass_contract.canonical import digest_of_bytes
-from windlass_contract.control import MAX_REPORT_BYTES, PlanAnswer, ReportAnswer
+from windlass_contract.control import (
+    MAX_REPORT_BYTES,
+    POLL_SECONDS,
+    REPORT_SECONDS,
+    PlanAnswer,
+    ReportAnswer,
+)
 from windlass_contract.plan import ModelPlan, PlannedVersion, ServingPlan
-from windlass_operator.control import hub as hub_module
+from windlass_contract.report import ServingReport
+from windlass_operator.control import endpoint as endpoint_module
 from windlass_operator.control.auth import FileTokens, Identity
 from windlass_operator.control.endpoint import create_app
 from windlass_operator.control.hub import Hub
@@ -66,8 +73,8 @@ class World:
             body = await answer.read()
             return answer.status, json.loads(body) if answer.content_type == "application/json" else body, answer
 
-    async def poll(self, held: ServingPlan | None) -> PlanAnswer:
-        query = f"?epoch={held.epoch}&digest={held.digest}&instance=i" if held else ""
+    async def poll(self, held: ServingPlan | None, hold: str = "") -> PlanAnswer:
+        query = f"?hold={hold}&instance=i" + (f"&epoch={held.epoch}&digest={held.digest}" if held else "")
         status, body, _ = await self.get(PLAN + query)
         assert status == 200, body
         return PlanAnswer.parse(body, "answer")
@@ -129,6 +136,9 @@ async def until(condition: Callable[[], bool]) -> None:
         (AUTHORIZED, PLAN + "?epoch=-1&digest=" + DIGEST, 400, "epoch is a whole number"),
         (AUTHORIZED, PLAN + "?epoch=1&digest=md5:1", 400, "digest is sha256"),
         (AUTHORIZED, PLAN + "?epoch=1", 400, "together"),
+        (AUTHORIZED, PLAN + "?hold=0", 400, "hold is a number of seconds"),
+        (AUTHORIZED, PLAN + "?hold=nan", 400, "hold is a number of seconds"),
+        (AUTHORIZED, PLAN + "?hold=long", 400, "hold is a number of seconds"),
         (AUTHORIZED, f"/control/v1/servers/{SERVER}/samples/nonsense", 400, "64 hex digits"),
         (AUTHORIZED, f"/control/v1/servers/{SERVER}/samples/{DIGEST}", 404, "has samples"),
     ],
@@ -151,7 +161,7 @@ def test_who_holds_another_plan_or_none_has_the_plan_at_once(tmp_path: Path) -> 
         for held in (None, plan(2)):
             started = time.monotonic()
             assert (await each.poll(held)).plan == plan(3)
-            assert time.monotonic() - started < hub_module.POLL_SECONDS / 2
+            assert time.monotonic() - started < POLL_SECONDS / 2
 
     run(tmp_path, scenario)
 
@@ -171,16 +181,20 @@ def test_publishing_a_plan_wakes_every_poll_within_a_second(tmp_path: Path) -> N
     run(tmp_path, scenario)
 
 
-def test_a_poll_without_news_is_answered_with_the_same_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_module, "POLL_SECONDS", 0.3)
+@pytest.mark.parametrize(("hold", "seconds"), [("", 0.3), ("0.6", 0.6), ("3600", 0.9)])
+def test_a_poll_without_news_is_answered_with_the_same_plan_after_the_time_that_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hold: str, seconds: float
+) -> None:
+    monkeypatch.setattr(endpoint_module, "POLL_SECONDS", 0.3)
+    monkeypatch.setattr(endpoint_module, "LONG_POLL_SECONDS", 0.9)
 
     async def scenario(each: World) -> None:
         act(each.hub, plan(1))
         started = time.monotonic()
-        assert (await each.poll(plan(1))).plan == plan(1)
-        assert time.monotonic() - started >= 0.3
+        assert (await each.poll(plan(1), hold)).plan == plan(1)
+        assert seconds <= time.monotonic() - started < seconds + 20
         act(each.hub, None)
-        assert (await each.poll(None)).plan is None
+        assert (await each.poll(None, hold)).plan is None
 
     run(tmp_path, scenario)
 
@@ -226,7 +240,7 @@ def test_while_the_operator_gathers_there_is_no_answer_but_reports_count(tmp_pat
         assert (await each.post(REPORTS, json=report()))[0] == 503
         assert [seen.report.replica for seen in each.hub.reports(SERVER)] == ["r1"]
         each.hub.publish(SERVER, None)
-        assert (await each.post(REPORTS, json=report(1)))[:2] == (200, {"epoch": None})
+        assert (await each.post(REPORTS, json=report(1)))[:2] == (200, {"epoch": None, "reportSeconds": 1.0})
 
     run(tmp_path, scenario)
 
@@ -235,7 +249,7 @@ def test_without_a_confirmed_hold_nothing_is_answered_and_no_weight_renewed(tmp_
     async def scenario(each: World) -> None:
         act(each.hub, plan(1), renewed=("cats-dogs",))
         status, body, _ = await each.post(REPORTS, json=report())
-        assert (status, body) == (200, {"epoch": 1, "renewed": ["cats-dogs"]})
+        assert (status, body) == (200, {"epoch": 1, "renewed": ["cats-dogs"], "reportSeconds": 1.0})
         each.clock.ahead += 4.5
         assert (await each.post(REPORTS, json=report(1)))[1]["renewed"] == ["cats-dogs"]
         each.clock.ahead += 1
@@ -256,6 +270,50 @@ def test_a_renewal_is_for_the_epoch_that_it_was_decided_for(tmp_path: Path) -> N
         assert ReportAnswer.parse(body, "answer") == ReportAnswer(epoch=2, renewed=[])
 
     run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("shown", "quiet", "renewed", "said", "seconds"),
+    [
+        (plan(2), True, (), {"plan": plan(2).to_dict()}, 2.02),
+        (None, True, (), {}, 2.02),
+        (plan(2), False, (), {"plan": plan(2).to_dict()}, REPORT_SECONDS),
+        (None, False, (), {}, REPORT_SECONDS),
+        (plan(2), True, ("cats-dogs",), {"plan": plan(2).to_dict()}, REPORT_SECONDS),
+        (plan(2), True, (), {"plan": plan(1).to_dict()}, REPORT_SECONDS),
+        (plan(2), True, (), {}, REPORT_SECONDS),
+        (None, True, (), {"plan": plan(1).to_dict()}, REPORT_SECONDS),
+        (plan(2), True, (), {"plan": ServingPlan.build(SERVER, 2, {}).to_dict()}, REPORT_SECONDS),
+        (plan(2), True, (), {"plan": plan(2).to_dict(), "planConflict": True}, REPORT_SECONDS),
+        (plan(2), True, (), {"plan": plan(2).to_dict(), "draining": True}, REPORT_SECONDS),
+    ],
+)
+def test_only_while_nothing_is_under_way_reports_are_wanted_less_often(
+    shown: ServingPlan | None, quiet: bool, renewed: tuple[str, ...], said: dict[str, Any], seconds: float
+) -> None:
+    hub = Hub(clock=lambda: 301.0)
+    act(hub, None)
+    hub.publish(SERVER, shown, renewed, quiet=quiet)
+    answer = hub.take_report(SERVER, ServingReport.parse(report(**said), "report"))
+    assert answer.report_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("now", "seconds"),
+    [
+        (300.0, 3.0),
+        (300.02, 3.0),
+        (300.5, 2.52),
+        (301.9, 1.12),
+        (302.5, 1.0),  # too near: it comes a bit after the beat, and is asked for the next one then
+        (302.999, 1.0),
+    ],
+)
+def test_quiet_replicas_are_all_to_report_just_after_the_same_beat(now: float, seconds: float) -> None:
+    hub = Hub(clock=lambda: now)
+    act(hub, None)
+    hub.publish(SERVER, None, quiet=True)
+    assert hub.take_report(SERVER, ServingReport.parse(report(), "report")).report_seconds == seconds
 
 
 def test_a_plan_keeps_every_field_that_it_was_made_with(tmp_path: Path) -> None:
@@ -326,6 +384,31 @@ def test_a_compressed_report_is_bounded_by_what_it_unpacks_to(tmp_path: Path) ->
         bomb = gzip.compress(b" " * (MAX_REPORT_BYTES * 8))
         status, body, _ = await each.post(REPORTS, data=bomb, headers=headers)
         assert (status, list(body)) == (413, ["error"])
+
+    run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "same"),
+    [
+        (plan(2).to_dict(), 200, True),
+        (plan(1).to_dict(), 200, False),
+        ({**plan(2).to_dict(), "epoch": 3}, 400, False),
+        ({**plan(2).to_dict(), "extra": 1}, 400, False),
+    ],
+)
+def test_a_report_keeps_the_plan_that_it_names_and_shares_the_one_shown(
+    tmp_path: Path, said: dict[str, Any], status: int, same: bool
+) -> None:
+    async def scenario(each: World) -> None:
+        shown = plan(2)
+        act(each.hub, shown)
+        given = report(plan=said, ready=True)
+        assert (await each.post(REPORTS, json=given))[0] == status
+        if status == 200:
+            (seen,) = each.hub.reports(SERVER)
+            assert seen.report.to_dict() == given
+            assert (seen.report.plan is shown) is same
 
     run(tmp_path, scenario)
 

@@ -208,6 +208,18 @@ def test_clocks_run_in_memory_between_writes(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
+@pytest.mark.parametrize(
+    ("fields", "quiet"), [({}, True), ({"revisit_after": 5.0}, False), ({"renewed": ("m",)}, False)]
+)
+def test_while_a_clock_runs_replicas_are_heard_each_second(tmp_path: Path, fields: dict[str, Any], quiet: bool) -> None:
+    async def scenario(world: World) -> None:
+        world.decide = writing(1, **fields)
+        await world.reconcile()
+        assert world.hub._channels["cats"].quiet is quiet
+
+    play(tmp_path, scenario)
+
+
 def test_while_it_gathers_nothing_is_told_and_the_statuses_stay(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         world.decide = lambda seen: Outcome(seen.record, seen.plan, write=False, gathering=True, revisit_after=0.5)

@@ -24,6 +24,8 @@ SERVERS, REPLICAS_EACH, VERSIONS_EACH = 20, 5, 5
 MAX_MIB = 128
 MAX_IDLE_CPU = 0.01
 IDLE_SECONDS = 60
+ROLLOUT = {"keepPrevious": "20s"}
+"""Long enough to be seen, short enough to be waited for: until it ends there is something to do."""
 MAX_REQUESTS = {"configmaps": 5, "modelversions/status": 3 * VERSIONS_EACH, "events": 5}
 """Writes for one rollout, by resource: plan and record, the statuses of the server's ModelVersions, what is told."""
 
@@ -96,7 +98,7 @@ def test_a_hundred_replicas_of_twenty_servers_cost_little(stage) -> None:
         )
     wait_until(lambda: operator.metric("windlass_operator_subscribed_replicas") == len(pods), stage.seen)
     versions = [
-        stage.model_version(f"{server}-{version}", version, server=server)
+        stage.model_version(f"{server}-{version}", version, server=server, rollout=ROLLOUT)
         for server in servers
         for version in range(1, VERSIONS_EACH + 1)
     ]
@@ -113,11 +115,12 @@ def test_a_hundred_replicas_of_twenty_servers_cost_little(stage) -> None:
     wait_until(lambda: phases(stage).count("Serving") == SERVERS, stage.seen)
 
     writes = written(operator)
-    stage.apply("s0-6", VERSIONS_EACH + 1, server="s0")
+    stage.apply("s0-6", VERSIONS_EACH + 1, server="s0", rollout=ROLLOUT)
     wait_until(lambda: all_serve(VERSIONS_EACH + 1, "s0"), stage.seen)
     wait_until(lambda: stage.status("s0-6").get("phase") == "Serving", stage.seen)
     wait_until(lambda: stage.status("s0-5").get("phase") == "Previous", stage.seen)
     requests = writes()
+    wait_until(lambda: "Previous" not in phases(stage), stage.seen)
     idle = share_of_cpu(operator.process.pid, IDLE_SECONDS)
     mib = peak_mib(operator.process.pid)
     figure = (

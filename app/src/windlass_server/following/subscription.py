@@ -1,5 +1,7 @@
 """The replica's side of the control protocol: polls its plan and posts its report over one session.
 
+The operator says when it wants the next report, and holds a poll for long. So a poll that got lost on its way would
+hide a new plan for long: the answer to each report names the epoch, and one that is news ends such a poll.
 Whatever goes wrong is named in `problem`, and tried again: an operator out of reach never stops a replica.
 """
 
@@ -18,6 +20,7 @@ import aiohttp
 import structlog
 
 from windlass_contract.control import (
+    LONG_POLL_SECONDS,
     PLAN_PATH,
     POLL_SECONDS,
     REPORT_PATH,
@@ -26,6 +29,7 @@ from windlass_contract.control import (
     SILENCE_SECONDS,
     PlanAnswer,
     ReportAnswer,
+    between_reports,
 )
 from windlass_contract.document import Document, DocumentError, load_json, load_yaml
 from windlass_contract.plan import ServingPlan
@@ -38,8 +42,10 @@ log = structlog.get_logger(__name__)
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 MAX_ERROR_BYTES = 4096
 MAX_TOKEN_BYTES = 16 * 1024
-REQUEST_SECONDS = POLL_SECONDS + 3.0
-"""For one request, the operator's holding of a poll included."""
+ANSWER_SECONDS = 3.0
+"""For an answer, beyond the time for which the operator holds it."""
+REQUEST_SECONDS = POLL_SECONDS + ANSWER_SECONDS
+"""For any request but a poll that may be held for longer."""
 BACKOFF_SECONDS = (0.2, 5.0)
 """After the first failure, and at most."""
 REFUSED_PAUSE_SECONDS = 1.0
@@ -96,7 +102,8 @@ class Subscription:
         *,
         reports: bool = True,
     ) -> None:
-        """`reports`: whether it is a replica, which posts reports, or somebody who only has to know the plan."""
+        """`reports`: whether it is a replica, which posts reports, or somebody who only has to know the plan, and hears
+        nothing but the answers to its polls."""
         self.url = url.rstrip("/")
         self._server = server
         self._instance = instance
@@ -104,14 +111,20 @@ class Subscription:
         self._ca_file = ca_file
         self._tls = ssl.create_default_context(cafile=ca_file) if self.url.startswith("https:") else None
         self._subscriber = subscriber
+        self._hold = LONG_POLL_SECONDS if reports else POLL_SECONDS
         self._work = [self._poll, self._reports, self._silence] if reports else [self._poll, self._silence]
         self._session: aiohttp.ClientSession | None = None
         self._news = asyncio.Event()
+        self._report_seconds = REPORT_SECONDS
+        """After which the operator wants the next report."""
+        self._told_epoch = -1
+        """The highest that an answer to a report named."""
+        self._present_poll: asyncio.Timeout | None = None
         self._reached = asyncio.Event()
         """A report was answered since the last poll failed."""
         self._last_answer = 0.0
         self.settled = asyncio.Event()
-        """The first poll was answered, or failed otherwise than by an operator that is just starting."""
+        """The operator said what its plan is, or failed otherwise than by just starting."""
         self.problem = ""
         """Why the operator doesn't answer now; empty when it does."""
 
@@ -124,8 +137,7 @@ class Subscription:
         while True:
             await asyncio.to_thread(self._trust)
             connector = aiohttp.TCPConnector(limit=4, ssl=self._tls if self._tls is not None else True)
-            timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS, connect=3.0)
-            async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+            async with aiohttp.ClientSession(connector=connector) as session:
                 self._session = session
                 self._last_answer = _now()
                 tasks = [asyncio.create_task(each()) for each in self._work]
@@ -152,13 +164,8 @@ class Subscription:
     async def _poll(self) -> None:
         attempt = 0
         while True:
-            held = self._subscriber.plan
-            query = {"instance": self._instance}
-            if held is not None:
-                query |= {"epoch": str(held.epoch), "digest": held.digest}
             try:
-                data = await self._request("GET", PLAN_PATH, MAX_ANSWER_BYTES, query)
-                answer = _parse(PlanAnswer, data, f"the plan of {self.url}")
+                answer = await self._ask_plan()
             except Unanswered as error:
                 self._failed(error)
                 if error.status != _STARTING:
@@ -169,12 +176,45 @@ class Subscription:
                     async with asyncio.timeout(_backoff(attempt)):
                         await self._reached.wait()
                 continue
+            if answer is None:
+                continue
             attempt = 0
             self._heard()
             taken = self._subscriber.answered(answer.plan, self.url)
             self.settled.set()
             if not taken:
                 await asyncio.sleep(REFUSED_PAUSE_SECONDS)
+
+    async def _ask_plan(self) -> PlanAnswer | None:
+        """The operator's plan, when it isn't the one held or after a while; None: a newer one has been named meanwhile,
+        and this poll may have got lost, so that it is to be asked for anew. Raises `Unanswered`.
+        """
+        held = self._subscriber.plan
+        query = {"instance": self._instance, "hold": f"{self._hold:g}"}
+        if held is not None:
+            query |= {"epoch": str(held.epoch), "digest": held.digest}
+        # What is known to be there is not held back.
+        hold = POLL_SECONDS if self._told_epoch > _epoch(held) else self._hold
+        try:
+            async with asyncio.timeout(None) as self._present_poll:
+                data = await self._request("GET", PLAN_PATH, MAX_ANSWER_BYTES, query, seconds=hold + ANSWER_SECONDS)
+        except TimeoutError:
+            return None
+        finally:
+            self._present_poll = None
+        return _parse(PlanAnswer, data, f"the plan of {self.url}")
+
+    def _told(self, epoch: int | None) -> None:
+        """An answer to a report named the epoch of the operator's plan; None: it has none."""
+        held = _epoch(self._subscriber.plan)
+        if epoch is None or epoch <= held:
+            # Nothing to wait for, although the poll is held for a while.
+            self.settled.set()
+        elif epoch > self._told_epoch:
+            # Once for each: a poll that began later asks for this one, and may take its time to arrive.
+            self._told_epoch = epoch
+            if self._present_poll is not None and not self._present_poll.expired():
+                self._present_poll.reschedule(_now())
 
     async def _reports(self) -> None:
         while True:
@@ -184,7 +224,7 @@ class Subscription:
                 self._failed(error)
             await asyncio.sleep(REPORT_PAUSE_SECONDS)
             try:
-                async with asyncio.timeout(REPORT_SECONDS - REPORT_PAUSE_SECONDS):
+                async with asyncio.timeout(between_reports(self._report_seconds) - REPORT_PAUSE_SECONDS):
                     await self._news.wait()
             except TimeoutError:
                 pass  # nothing new: a report is due all the same
@@ -196,10 +236,9 @@ class Subscription:
         answer = _parse(ReportAnswer, data, f"the answer of {self.url} to a report")
         self._heard()
         self._reached.set()
+        self._report_seconds = answer.report_seconds
         self._subscriber.acknowledged(answer)
-        if answer.epoch is None:
-            # There is no plan: nothing to wait for, although the poll is held for a while.
-            self.settled.set()
+        self._told(answer.epoch)
 
     async def _silence(self) -> None:
         """Ends when there was no answer for too long."""
@@ -219,6 +258,10 @@ class Subscription:
         if str(error) != self.problem:
             log.warning("the operator gives no answer", operator=self.url, reason=str(error))
         self.problem = str(error)
+        if self._report_seconds > REPORT_SECONDS:
+            # Whoever answers next may have just started, and decides by what it hears within two normal reports.
+            self._report_seconds = REPORT_SECONDS
+            self._news.set()
 
     async def _request(
         self,
@@ -229,6 +272,7 @@ class Subscription:
         *,
         body: bytes | None = None,
         digest: str = "",
+        seconds: float = REQUEST_SECONDS,
     ) -> bytes:
         """The body of a 200 of at most `limit` bytes. Raises `Unanswered`."""
         if self._session is None:
@@ -237,9 +281,10 @@ class Subscription:
         if body is not None:
             headers["Content-Type"] = "application/json"
         url = self.url + path.format(server=self._server, digest=digest)
+        timeout = aiohttp.ClientTimeout(total=seconds, connect=3.0)
         try:
             async with self._session.request(
-                method, url, params=query, data=body, headers=headers, allow_redirects=False
+                method, url, params=query, data=body, headers=headers, allow_redirects=False, timeout=timeout
             ) as response:
                 data = await _read(response, limit if response.status == 200 else MAX_ERROR_BYTES)
                 if response.status == 200:
@@ -319,6 +364,11 @@ def _parse_samples(data: bytes, digest: str) -> AcceptanceSamples:
         return AcceptanceSamples.parse(value, source)
     except DocumentError as error:
         raise SamplesUnavailable(str(error)) from error
+
+
+def _epoch(plan: ServingPlan | None) -> int:
+    """Of a plan; lower than any, of none."""
+    return plan.epoch if plan is not None else -1
 
 
 def _backoff(attempt: int) -> float:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Annotated, Any
 
 import structlog
 from aiohttp import web
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from windlass_contract.control import (
+    LONG_POLL_SECONDS,
     MAX_REPORT_BYTES,
     PLAN_PATH,
+    POLL_SECONDS,
     REPORT_PATH,
     REPORT_SECONDS,
     SAMPLES_PATH,
     PlanAnswer,
 )
-from windlass_contract.document import Document, DocumentError
+from windlass_contract.document import Document, DocumentError, load_json
 from windlass_contract.identifiers import Digest, ServerName
 from windlass_contract.plan import Epoch
 from windlass_contract.report import ServingReport
@@ -31,6 +33,7 @@ from .registry import RegistryFullError
 _SERVER: TypeAdapter[str] = TypeAdapter(ServerName)
 _DIGEST: TypeAdapter[str] = TypeAdapter(Digest)
 _EPOCH: TypeAdapter[int] = TypeAdapter(Epoch)
+_HOLD: TypeAdapter[float] = TypeAdapter(Annotated[float, Field(gt=0)])
 _BEARER = re.compile(r"Bearer +(\S+) *", re.IGNORECASE)
 _LARGE_REPORT = 64 * 1024
 """Bytes from which a report is decoded off the event loop."""
@@ -56,16 +59,16 @@ class _Endpoint:
     async def plan(self, request: web.Request) -> web.Response:
         identity = await self._authenticate(request)
         epoch, digest = _held(request)
-        plan = await self._hub.next_plan(identity.key, epoch, digest)
+        plan = await self._hub.next_plan(identity.key, epoch, digest, _hold(request))
         return _answer(PlanAnswer(plan=plan))
 
     async def report(self, request: web.Request) -> web.Response:
         identity = await self._authenticate(request)
         body = await request.read()
         if len(body) > _LARGE_REPORT:
-            report = await asyncio.to_thread(_parse_report, body)
+            report = await asyncio.to_thread(self._parse_report, identity.key, body)
         else:
-            report = _parse_report(body)
+            report = self._parse_report(identity.key, body)
         if report.server != identity.server:
             raise _error(
                 web.HTTPBadRequest,
@@ -82,6 +85,15 @@ class _Endpoint:
         except EpochTooHighError as error:
             structlog.get_logger("windlass.control").warning("report.refused", server=report.server, reason=str(error))
             raise _error(web.HTTPBadRequest, str(error)) from error
+
+    def _parse_report(self, server: str, body: bytes) -> ServingReport:
+        try:
+            decoded = load_json(body, "the report", MAX_REPORT_BYTES)
+            value, plan = self._hub.with_plan_known(server, decoded)
+            report = ServingReport.parse(value, "the report")
+        except DocumentError as error:
+            raise _error(web.HTTPBadRequest, str(error)[:4000]) from error
+        return report.model_copy(update={"plan": plan}) if plan is not None else report
 
     async def samples(self, request: web.Request) -> web.Response:
         identity = await self._authenticate(request)
@@ -126,11 +138,13 @@ def _held(request: web.Request) -> tuple[int | None, str | None]:
     return number, text
 
 
-def _parse_report(body: bytes) -> ServingReport:
+def _hold(request: web.Request) -> float:
+    """Seconds for which a poll without news may be held. More than we hold is no error: others may hold longer."""
+    text = request.query.get("hold")
     try:
-        return ServingReport.parse_json(body, "the report", MAX_REPORT_BYTES)
-    except DocumentError as error:
-        raise _error(web.HTTPBadRequest, str(error)[:4000]) from error
+        return min(_HOLD.validate_python(text), LONG_POLL_SECONDS) if text else POLL_SECONDS
+    except ValidationError:
+        raise _error(web.HTTPBadRequest, "hold is a number of seconds above 0") from None
 
 
 def _answer(document: Document) -> web.Response:

@@ -71,7 +71,8 @@ class Registry:
 
 
 def _substance(report: ServingReport) -> object:
-    """All of a report but what changes all the time: its sequence, the counters, memory and progress."""
+    """All of a report but what changes all the time: its sequence, the counters, memory, and less than a tenth of
+    progress."""
     plan = report.plan
     return (
         (plan.epoch, plan.digest) if plan else None,
@@ -79,6 +80,7 @@ def _substance(report: ServingReport) -> object:
         report.plan_conflict,
         report.ready,
         report.draining,
+        report.fetches,
         {
             name: (
                 model.serving,
@@ -97,6 +99,7 @@ def _version_substance(version: VersionReport) -> object:
         version.digest,
         version.content_digest,
         version.state,
+        None if version.progress is None else int(version.progress * 10),
         version.failure,
         version.gates,
         version.signatures,

@@ -219,7 +219,7 @@ class DirectoryDriver:
         """Notices changes at once. Where that doesn't work the slow poll does."""
         try:
             async for _ in watchfiles.awatch(
-                self._directory, recursive=False, debounce=50, step=20, stop_event=stopping, watch_filter=None
+                self._directory, recursive=False, debounce=50, step=50, stop_event=stopping, watch_filter=None
             ):
                 self._changed.set()
         except (OSError, RuntimeError) as error:

@@ -15,6 +15,13 @@ from typing import Any
 import aiohttp
 
 from windlass_contract.canonical import digest_of_bytes
+from windlass_contract.control import (
+    LONG_POLL_SECONDS,
+    REPORT_SECONDS,
+    SILENCE_SECONDS,
+    ReportAnswer,
+    between_reports,
+)
 from windlass_contract.plan import ServingPlan
 
 DEADLINE = 60.0
@@ -44,7 +51,12 @@ class Replica:
         trusted: Callable[[], ssl.SSLContext | None] = lambda: None,
         report_seconds: float = 0.1,
     ) -> None:
-        self._report_seconds = report_seconds
+        """`report_seconds`: in place of the protocol's; longer times that the operator asks for are in proportion."""
+        self._haste = report_seconds / REPORT_SECONDS
+        self._asked = REPORT_SECONDS
+        """Seconds after which the operator wants the next report."""
+        self._told_epoch = -1
+        self._present_poll: asyncio.Timeout | None = None
         self.name, self.server = name, server
         self._url, self._token, self._trusted = url, token, trusted
         self._secure = False
@@ -70,6 +82,8 @@ class Replica:
     def follow(self, url: Callable[[], str | None]) -> None:
         """Speaks to another operator from now on."""
         self._url = url
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._end_poll, 0.0)
 
     def stop(self) -> None:
         wait_until(lambda: self._task is not None)
@@ -83,19 +97,47 @@ class Replica:
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         with contextlib.suppress(asyncio.CancelledError):
-            timeout = aiohttp.ClientTimeout(total=10)
-            async with aiohttp.ClientSession(timeout=timeout) as self._http, asyncio.TaskGroup() as group:
-                group.create_task(self._often(self._poll, 0.02))
-                group.create_task(self._often(self._report, self._report_seconds))
+            self._due = asyncio.Event()
+            async with aiohttp.ClientSession() as self._http, asyncio.TaskGroup() as group:
+                group.create_task(self._polls())
+                group.create_task(self._reports())
         if self._secure:
             # aiohttp closes TLS connections a moment after their session, and gives no sign of it.
             await asyncio.sleep(0.3)
 
-    async def _often(self, step: Callable[[], Any], pause: float) -> None:
+    async def _polls(self) -> None:
         while True:
-            with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
-                await step()
-            await asyncio.sleep(pause)
+            try:
+                async with asyncio.timeout(SILENCE_SECONDS) as self._present_poll:
+                    await self._poll()
+            except (aiohttp.ClientError, OSError, TimeoutError):
+                self._hurry()
+            finally:
+                self._present_poll = None
+            await asyncio.sleep(0.02)
+
+    async def _reports(self) -> None:
+        while True:
+            self._due.clear()
+            try:
+                async with asyncio.timeout(SILENCE_SECONDS):
+                    await self._report()
+            except (aiohttp.ClientError, OSError, TimeoutError):
+                self._hurry()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._haste * between_reports(self._asked)):
+                    await self._due.wait()
+
+    def _hurry(self) -> None:
+        """There was no answer: whoever gives the next may have just started."""
+        if self._asked > REPORT_SECONDS:
+            self._asked = REPORT_SECONDS
+            self._due.set()
+
+    def _end_poll(self, seconds: float) -> None:
+        """Lets the present poll end after so many seconds if it isn't answered."""
+        if self._present_poll is not None and not self._present_poll.expired():
+            self._present_poll.reschedule(asyncio.get_running_loop().time() + seconds)
 
     async def _ask(self, method: str, path: str, **options: Any) -> tuple[int, bytes]:
         url = self._url()
@@ -116,9 +158,10 @@ class Replica:
             return answer.status, body
 
     async def _poll(self) -> None:
-        held = f"?epoch={self.plan.epoch}&digest={self.plan.digest}" if self.plan else ""
-        status, body = await self._ask("GET", f"plan{held}")
+        held = f"&epoch={self.plan.epoch}&digest={self.plan.digest}" if self.plan else ""
+        status, body = await self._ask("GET", f"plan?hold={LONG_POLL_SECONDS:g}{held}")
         if status != 200:
+            self._hurry()
             return
         value = json.loads(body)["plan"]
         self.no_plan_told = value is None
@@ -142,7 +185,19 @@ class Replica:
 
     async def _report(self) -> None:
         self._sequence += 1
-        await self._ask("POST", "reports", json=self._content())
+        status, body = await self._ask("POST", "reports", json=self._content())
+        if status != 200:
+            self._hurry()
+            return
+        answer = ReportAnswer.parse_json(body, "the answer to a report")
+        self._asked = answer.report_seconds
+        held = self.plan.epoch if self.plan else -1
+        if answer.epoch is not None and answer.epoch > max(held, self._told_epoch):
+            # The poll may have got lost on its way.
+            self._told_epoch = answer.epoch
+            self._end_poll(0.0)
+        else:
+            self._end_poll(SILENCE_SECONDS)
 
     def _content(self) -> dict[str, Any]:
         models: dict[str, Any] = {}
