@@ -38,11 +38,11 @@ demo: .venv/installed  ## train, pack, serve, roll v1 to v2 under traffic, refus
 
 .PHONY: test
 test: .venv/installed  ## everything that needs no engine and no cluster (at most 10 minutes on 2 cores)
-	@$(BIN)/python -m pytest -m "not lab and not soak and not hardening and not unproven" -n 3 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -m "not lab and not soak and not hardening and not unproven" -n 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 .PHONY: test-hardening
 test-hardening: .venv/installed  ## abuse, hostile models, outages of the database: what `make test` has no time for
-	@$(BIN)/python -m pytest -m "hardening and not soak and not unproven and not alone" -n 3 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -m "hardening and not soak and not unproven and not alone" -n 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 .PHONY: test-alone
 test-alone: .venv/installed  ## what measures time, one test after the other: the machine must do nothing else

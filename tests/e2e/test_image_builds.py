@@ -72,6 +72,7 @@ def _built_twice(engine: DockerEngine, dockerfile: str, target: str, folder: Pat
     return [_digest(engine, dockerfile, target, folder, f"--no-cache-filter={stages}") for _ in range(2)]
 
 
+@pytest.mark.soak
 @pytest.mark.evidence
 @pytest.mark.parametrize(("dockerfile", "target"), SHIPPED)
 def test_two_builds_give_one_digest(
@@ -79,7 +80,7 @@ def test_two_builds_give_one_digest(
 ) -> None:
     first, second = _built_twice(docker_engine, dockerfile, target, tmp_path)
     same = "the same digest" if first == second else "different digests"
-    measured("image-start", f"{target}: built twice, each time without the cache", same, "make e2e")
+    measured("image-start", f"{target}: built twice, each time without the cache", same, "make soak-lab")
     assert first == second
 
 

@@ -14,7 +14,7 @@ from windlass_lab.testing.waiting import until
 from windlass_testing.evidence import measured
 from windlass_testing.pages import ROOT
 
-pytestmark = [pytest.mark.lab, pytest.mark.unproven, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
 FEW = 3
 """Replicas here; each that is started anew takes its time."""

@@ -145,6 +145,7 @@ def test_a_bad_version_takes_the_template_back_and_never_answers(server: Server)
     assert server.committed() == good
 
 
+@pytest.mark.soak
 def test_a_newer_version_takes_the_place_of_one_that_is_half_way(server: Server) -> None:
     old = pods(server)
     with constant_load(server) as load:
@@ -157,7 +158,7 @@ def test_a_newer_version_takes_the_place_of_one_that_is_half_way(server: Server)
     assert server.status(first)["phase"] == "Superseded"
 
 
-@pytest.mark.unproven
+@pytest.mark.soak
 def test_an_undo_half_way_takes_the_template_back(server: Server) -> None:
     good, before = server.committed(), revision(server)
     with constant_load(server) as load:
@@ -173,6 +174,7 @@ def test_an_undo_half_way_takes_the_template_back(server: Server) -> None:
     assert load.steps_back() == []
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("moment", ["RolloutStarted", "Admitted"])
 def test_an_operator_that_is_killed_half_way_leaves_it_to_the_next(server: Server, moment: str) -> None:
     old = pods(server)
@@ -261,7 +263,7 @@ def mounted(server: Server) -> str:
     return str(found)
 
 
-@pytest.mark.unproven
+@pytest.mark.soak
 def test_a_version_in_an_image_comes_and_goes_by_new_pods(pictures: Pictures) -> None:
     server = pictures.server
     old = pods(server)

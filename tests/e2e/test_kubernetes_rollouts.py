@@ -20,7 +20,7 @@ from windlass_contract.manifest import DataType, ModelFormat, Signature
 from windlass_testing.evidence import measured
 from windlass_testing.models import affine_tflite, spec, write_manifest
 
-pytestmark = [pytest.mark.lab, pytest.mark.unproven, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
 ROLLOUTS = 10
 OVERHEAD_SECONDS = 2
