@@ -64,13 +64,13 @@ def test_installed_tested_upgraded_and_uninstalled_without_a_trace(server: Serve
     before = {chart: _before(chart, tmp_path) for chart in ("windlass-operator", "windlass-server")}
 
     # A server whose operator comes later waits for it, and says for what.
-    helm("install", "digits", before["windlass-server"], *server.server_options("replicas=2"))
+    helm("install", "digits", before["windlass-server"], *server.server_options("replicas=2", "test.timeout=10"))
     helm("install", "windlass", before["windlass-operator"], *server.operator_options(), "--wait", "--timeout=120s")
     assert "acts, and its control endpoint asks for a token" in _test(helm, "windlass")
     until("its replicas run", lambda: len([p for p in server.pods() if p["status"]["phase"] == "Running"]) == 2)
     assert space.ready_pods("windlass.dev/server=digits") == [], "ready without a version"
     with pytest.raises(CommandError):
-        helm("test", "digits", "--timeout=60s")
+        helm("test", "digits", "--timeout=60s")  # its Pod waits for `test.timeout`
 
     # The first version makes it ready, and helm test predicts.
     affine_tflite(server.models, server.model, 1, 0.5, 2)

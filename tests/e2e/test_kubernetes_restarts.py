@@ -128,6 +128,7 @@ def test_five_rollouts_by_restart_lose_no_request(server: Server) -> None:
     )
 
 
+@pytest.mark.soak
 def test_a_bad_version_takes_the_template_back_and_never_answers(server: Server) -> None:
     good, before = server.committed(), revision(server)
     old = pods(server)
