@@ -306,7 +306,6 @@ def test_an_operator_says_when_it_wants_the_next_report_and_one_that_fails_is_to
     asyncio.run(scenario())
 
 
-@pytest.mark.unproven  # on busy cores it waited in vain in two of four runs
 def test_a_plan_that_a_report_is_told_of_is_asked_for_although_a_poll_waits(tmp_path):
     polls: list[str | None] = []
     epoch = 1
@@ -329,11 +328,13 @@ def test_a_plan_that_a_report_is_told_of_is_asked_for_although_a_poll_waits(tmp_
         nonlocal epoch
         listener = Listener()
         async with following(tmp_path, {"plan": handle_plan, "report": handle_report}, listener) as subscription:
-            await until(lambda: polls == [None, "1"])
+            await until(lambda: polls.count("1") == 1)  # a report's answer may have come before the first poll's
             epoch = 2
             subscription.something_changed()
             await until(lambda: listener.told == [1, 2])
-            assert polls[:3] == [None, "1", "1"], "an answer that is slow to arrive was not waited for"
+            assert [each for each in polls if each][:2] == ["1", "1"], (
+                "an answer that is slow to arrive was not waited for"
+            )
             assert subscription.problem == ""
 
     asyncio.run(scenario())
