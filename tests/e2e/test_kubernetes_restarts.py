@@ -292,5 +292,5 @@ def test_a_version_in_an_image_comes_and_goes_by_new_pods(pictures: Pictures) ->
         "nothing-lost",
         f"a version in an image volume, and back, on a kind cluster, {FEW} replicas, constant load",
         f"0 of {len(load.answers)} requests lost",
-        "make e2e",
+        "make soak-lab",
     )
