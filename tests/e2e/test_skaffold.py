@@ -26,7 +26,13 @@ from windlass_contract.artifact import read_manifest
 from windlass_testing.evidence import measured
 from windlass_testing.models import affine_tflite
 
-pytestmark = [pytest.mark.lab, pytest.mark.soak, pytest.mark.default_ports, pytest.mark.timeout(1500)]
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.soak,
+    pytest.mark.unproven,
+    pytest.mark.default_ports,
+    pytest.mark.timeout(1500),
+]
 
 EDITED = "app/src/windlass_server/api/oip_v2.py"
 BEFORE, AFTER = '{"name": "windlass", "version"', '{"name": "windlass edited", "version"'

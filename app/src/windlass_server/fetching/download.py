@@ -19,10 +19,10 @@ from pathlib import Path
 from windlass_contract.artifact import ArtifactError, hash_file, read_manifest
 from windlass_contract.canonical import digest_of
 from windlass_contract.document import DocumentError, load_json
-from windlass_contract.durable import sync_folder
 from windlass_contract.failures import Reason
 from windlass_contract.fetching import lock_path, work_folder
 from windlass_contract.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, FileEntry, Manifest
+from windlass_server.durable import sync_folder
 from windlass_server.fetching.sources import FetchError, Source
 
 _READ_BY_ALL = 0o644

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from windlass_contract.artifact import ArtifactError, read_manifest
 from windlass_contract.document import DocumentError
-from windlass_contract.durable import sync_folder
 from windlass_contract.fetching import MAX_NOTE_BYTES, FetchNote, lock_path, note_path, work_folder
+from windlass_server.durable import sync_folder
 from windlass_server.fetching.download import BusyError, locked
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from windlass_contract.durable import sync_folder
 from windlass_contract.plan import ServingPlan
 from windlass_contract.record import ServerState
+from windlass_server.durable import sync_folder
 
 COPY_NAME = "plan.json"
 MAX_STATE_BYTES = 16 * 1024 * 1024

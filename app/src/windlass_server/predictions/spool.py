@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from windlass_contract.durable import sync_folder
+from windlass_server.durable import sync_folder
 
 from .settings import PredictionLogError
 

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from windlass_cli.errors import UserError
-from windlass_contract.durable import sync_folder
 from windlass_contract.manifest import MANIFEST_NAME, OWN_FOLDER
 
 _CHUNK = 4 * 1024 * 1024
@@ -123,6 +122,15 @@ def sync(folder: Path) -> None:
             with (Path(path) / name).open("rb") as file:
                 os.fsync(file.fileno())
         sync_folder(Path(path))
+
+
+def sync_folder(folder: Path) -> None:
+    """Puts a folder's entries on disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_file(path: Path, data: str) -> None:

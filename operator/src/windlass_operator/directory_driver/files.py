@@ -10,8 +10,6 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from windlass_contract.durable import sync_folder
-
 _TEMPORARY_SUFFIX = ".windlass-tmp"
 
 
@@ -115,6 +113,15 @@ def append_line(descriptor: int, line: bytes) -> None:
     # A crash may have left half a line; the next one begins a line of its own.
     broken = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
     os.write(descriptor, (b"\n" if broken else b"") + line + b"\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames and removals in a folder last."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_leftovers(folder: Path) -> None:

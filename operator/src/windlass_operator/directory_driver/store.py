@@ -13,11 +13,10 @@ from pathlib import Path
 
 from windlass_contract.canonical import digest_of_bytes
 from windlass_contract.document import DocumentError
-from windlass_contract.durable import sync_folder
 from windlass_contract.record import ServerState
 from windlass_operator.driving.durable import DamagedStateError, StoreConflictError, Stored, StoreError
 
-from .files import FileProblemError, NotLastingError, read_bounded, write_atomically
+from .files import FileProblemError, NotLastingError, read_bounded, sync_folder, write_atomically
 from .lock import StateLock
 
 MAX_STATE_BYTES = 64 * 1024 * 1024
