@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import secrets
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -192,6 +194,28 @@ def test_a_body_that_is_too_large_is_refused_by_the_front(project: ComposeDeploy
     response = httpx.post(f"{project.url}/v1/models/{project.model}:predict", content=too_large, timeout=60)
     assert response.status_code == 413
     assert "error" in response.json()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"nonsense\r\n\r\n", id="no request line"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: a b\r\nbroken\r\n\r\n", id="a header without a colon"),
+        pytest.param(b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", id="a long path"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 40_000 + b"\r\n\r\n", id="a long header"),
+    ],
+)
+def test_a_malformed_request_is_refused_by_the_front_in_json(project: ComposeDeployment, sent: bytes) -> None:
+    where = httpx.URL(project.url)
+    with (
+        socket.create_connection((where.host, where.port or 80), 30) as connection,
+        connection.makefile("rb") as answer,
+    ):
+        connection.sendall(sent)
+        said = answer.read()
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 "), head
+    assert "malformed" in json.loads(body)["error"]
 
 
 def test_the_command_line_of_the_checkout_reads_what_the_one_in_the_container_reads(project: ComposeDeployment) -> None:
