@@ -17,7 +17,7 @@ import structlog
 
 from windlass_contract.failures import Failure, Gate, Reason
 from windlass_contract.plan import PlannedVersion, ServingPlan
-from windlass_contract.report import ModelReport, ServingReport, VersionReport, VersionState
+from windlass_contract.report import ModelReport, ServingReport, VersionState
 from windlass_contract.samples import AcceptanceSamples
 from windlass_server.errors import Code, ServingError
 from windlass_server.hosting.answering import Answering
@@ -26,9 +26,11 @@ from windlass_server.hosting.fetcher_watch import FetcherWatch, NotFetchedError
 from windlass_server.hosting.hosting import Admission, VersionStatus
 from windlass_server.hosting.memory_watch import Occupant, Standing
 from windlass_server.hosting.meter import Meter
+from windlass_server.hosting.model_reports import model_report
 from windlass_server.hosting.order import Key, Phase, Prepare, keys_of, next_actions
 from windlass_server.hosting.router import RETRY_AFTER_SECONDS, WHOLE, ModelRoutes, RoutingTable, route_model
 from windlass_server.hosting.slot import HeldResident, Order, Place, Slot, Ticket
+from windlass_server.hosting.tasks import Tasks
 from windlass_server.tensors import Tensor
 
 log = structlog.get_logger(__name__)
@@ -92,11 +94,10 @@ class Host:
         self.meters: dict[Key, Meter] = {}
         """Of versions held since the start; kept for a while when one is unloaded, so that counters don't fall back."""
         self._leases: dict[str, float] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._tasks = Tasks(self._changed)
         self._breakers = Breakers()
         self._answering = Answering(
-            self._breakers, settings.queue_length, lambda: self._table, self._breaker_opened, self._spawn
+            self._breakers, settings.queue_length, lambda: self._table, self._breaker_opened, self._tasks.spawn
         )
         self._sequence = 0
         self._begun = False
@@ -151,7 +152,7 @@ class Host:
             if model is not None and model.lease_seconds is not None:
                 regained = self._leases.get(name, 0.0) <= now
                 self._leases[name] = now + model.lease_seconds
-                self._later(f"lease {name}", model.lease_seconds)
+                self._tasks.later(f"lease {name}", model.lease_seconds)
                 if regained:
                     self._changed()
 
@@ -163,15 +164,12 @@ class Host:
     async def close(self) -> None:
         """Unloads everything once what was admitted is answered. Nothing is admitted any more."""
         self._closing = True
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
+        self._tasks.cancel_timers()
         self._table = RoutingTable(epoch=self._table.epoch)
         for slot in list(self._slots.values()):
             if slot.phase is not Phase.UNLOADING:
                 self._begin_unload(slot)
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._tasks.ended()
 
     def _changed(self) -> None:
         """Brings slots, routes and actions in line with plan and states."""
@@ -196,7 +194,7 @@ class Host:
             slot = self._slots[action.key]
             if isinstance(action, Prepare):
                 slot.phase = Phase.PREPARING
-                slot.task = self._spawn(self._prepare(slot))
+                slot.task = self._tasks.spawn(self._prepare(slot))
             else:
                 self._begin_unload(slot)
         self._table = self._route(plan)
@@ -302,7 +300,7 @@ class Host:
         if slot.phase is Phase.PREPARING:
             slot.phase = Phase.IDLE
             slot.retry_at = asyncio.get_running_loop().time() + delay
-            self._later(f"retry {slot.key}", delay)
+            self._tasks.later(f"retry {slot.key}", delay)
             self._changed()
 
     async def _order(self, slot: Slot) -> Order:
@@ -329,7 +327,7 @@ class Host:
             self._forget(slot)
             asyncio.get_running_loop().call_soon(self._changed)
             return
-        self._spawn(self._unload(slot, preparing))
+        self._tasks.spawn(self._unload(slot, preparing))
 
     async def _unload(self, slot: Slot, preparing: asyncio.Task[None] | None) -> None:
         """Ends the preparation if there is one, lets requests finish, and frees the memory."""
@@ -347,30 +345,6 @@ class Host:
         self._forget(slot)
         log.info("version unloaded", model=slot.key.model, version=slot.key.version)
         self._changed()
-
-    def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            # A fault of ours, not of a version: nothing sensible can be done here, so it must be seen.
-            asyncio.get_running_loop().call_exception_handler({"message": "an action failed", "exception": error})
-
-    def _later(self, name: str, delay: float) -> None:
-        """Looks again after `delay` seconds; one timer per name."""
-        if name in self._timers:
-            self._timers.pop(name).cancel()
-
-        def look() -> None:
-            del self._timers[name]
-            self._changed()
-
-        # A little later, so that what was waited for is surely over.
-        self._timers[name] = asyncio.get_running_loop().call_later(delay + 0.01, look)
 
     # --- requests ---
 
@@ -485,24 +459,12 @@ class Host:
     def model_reports(self) -> dict[str, ModelReport]:
         """Every model that is planned or held."""
         names = sorted(set(self.models()) | {key.model for key in self._slots})
-        return {name: self._model_report(name) for name in names}
-
-    def _model_report(self, name: str) -> ModelReport:
-        routes = self._table.models.get(name, ModelRoutes())
-        slots = sorted((slot for slot in self._slots.values() if slot.key.model == name), key=lambda slot: slot.key)
-        versions: dict[int, VersionReport] = {}
-        for slot in slots:
-            # Of two with the same number, the one that the plan names is told of.
-            planned = self._plan is not None and slot.key in keys_of(self._plan)
-            if planned or slot.key.version not in versions:
-                opened = {"breaker": self._breakers.open[slot.key]} if slot.key in self._breakers.open else {}
-                versions[slot.key.version] = slot.report().model_copy(update=opened)
-        return ModelReport(
-            versions=list(versions.values()),
-            serving=routes.serving(),
-            lagging=routes.lagging,
-            breaker_open=any(key.model == name for key in self._breakers.open),
-        )
+        planned = keys_of(self._plan) if self._plan is not None else {}
+        slots, breakers = self._slots.values(), self._breakers.open
+        none: ModelRoutes[Slot] = ModelRoutes()
+        return {
+            name: model_report(name, slots, self._table.models.get(name, none), planned, breakers) for name in names
+        }
 
 
 def _ticket(admission: Admission) -> Ticket:
