@@ -7,13 +7,15 @@ import secrets
 import socket
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
 from deployment_checks import a_minute_without_database, swaps
 from deployments import ComposeDeployment
-from image_kit import Images
+from image_kit import Images, running
+from uploads import send_together
 from windlass_lab.fixtures import COLLECTORS
 from windlass_lab.testing.docker import DockerEngine
 from windlass_lab.testing.waiting import until
@@ -194,6 +196,59 @@ def test_a_body_that_is_too_large_is_refused_by_the_front(project: ComposeDeploy
     response = httpx.post(f"{project.url}/v1/models/{project.model}:predict", content=too_large, timeout=60)
     assert response.status_code == 413
     assert "error" in response.json()
+
+
+def test_many_large_bodies_at_once_are_answered_or_refused_in_json_and_stored_nowhere(
+    project: ComposeDeployment,
+) -> None:
+    """Fifteen that only lack their last byte: 900 MiB, and each of the three replicas takes 256 at a time."""
+    url, version = f"{project.url}/v1/models/{project.model}:predict", newest(project)
+    front, content, mib = project.container("front"), b'{"instances": [[1.0]]}', 1024 * 1024
+    stored: list[int] = []
+
+    def look() -> None:
+        told = project.engine("exec", front, "stat", "--file-system", "--format=%b %f %S", "/tmp")
+        blocks, free, size = map(int, told.split())
+        stored.append((blocks - free) * size)
+
+    with project.load() as load:
+        answers = send_together(url, content, 60 * mib, 5 * REPLICAS, look)
+    taken = [answer for answer in answers if answer.status == 200]
+    refused = [answer for answer in answers if answer not in taken]
+    assert 4 <= len(taken) <= 4 * REPLICAS, answers
+    assert all(answer.body == {"predictions": [[version + 1.0]]} for answer in taken)
+    for answer in refused:
+        assert answer.status == 429, answer
+        assert "too many large requests" in answer.body["error"]
+        assert answer.headers["retry-after"]
+    assert stored[0] < mib
+    assert (load.lost, load.wrong) == ([], []), "small ones go on"
+    (after,) = send_together(url, content, 64 * mib, 1, look)
+    assert (after.status, after.body) == (200, {"predictions": [[version + 1.0]]})
+    assert (project.health("front"), project.container("front")) == (["healthy"], front)
+
+
+def test_a_body_goes_on_to_the_next_replica_when_one_refuses(project: ComposeDeployment) -> None:
+    """As one that starts does, and one that has just stopped: here one that never listens."""
+    url, version = f"{project.url}/v1/models/{project.model}:predict", newest(project)
+    front, content = project.container("front"), b'{"instances": [[1.0]]}'
+    began = datetime.now(UTC).isoformat()
+
+    def refusals() -> int:
+        said = project.run(f"docker logs --since {began} {front} 2>&1")
+        return said.count("Connection refused")
+
+    options = (f"--network={project.name}_front", "--network-alias=server", "--entrypoint=python")
+    with running(project.engine, project.images.operator, "-c", "import signal; signal.pause()", options=options):
+        answers = []
+
+        def refused_often() -> bool:
+            answers.extend(send_together(url, content, 1024 * 1024, 8, lambda: None))
+            return refusals() >= 8
+
+        until("it was often tried", refused_often)
+    assert {answer.status for answer in answers} == {200}
+    assert all(answer.body == {"predictions": [[version + 1.0]]} for answer in answers)
 
 
 @pytest.mark.parametrize(
