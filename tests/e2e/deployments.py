@@ -329,15 +329,24 @@ class SwarmDeployment(Deployment):
     def filters(self, service: str) -> list[str]:
         return [f"label=com.docker.swarm.service.name={self.name}_{service}"]
 
-    def deploy(self, more: str = "") -> None:
+    def deploy(self, more: str = "", **variables: str) -> None:
         """As docs/swarm.md has it; `more`: a file that is merged, too."""
         deploy = f"docker stack deploy --detach=true --resolve-image=never --compose-file - {self.name}"
-        self.run(f"docker/swarm/merge {f'--file {more}' if more else ''} | {deploy}", STACK=self.name)
+        self.run(f"docker/swarm/merge {f'--file {more}' if more else ''} | {deploy}", STACK=self.name, **variables)
+
+    def service(self, service: str) -> dict[str, Any]:
+        """What the Swarm keeps of a service: its specification, and how the last update went."""
+        found: dict[str, Any] = self.engine.inspect(f"{self.name}_{service}")
+        return found
+
+    def tasks(self, service: str) -> list[dict[str, str]]:
+        """The tasks of a service, newest first, with those that ended, each with Image, CurrentState and Error."""
+        lines = self.engine("service", "ps", "--no-trunc", "--format", "{{json .}}", f"{self.name}_{service}")
+        return [json.loads(line) for line in lines.splitlines()]
 
     def update_state(self, service: str) -> str:
         """How the service's last update went."""
-        found = self.engine.inspect(f"{self.name}_{service}")
-        return str((found.get("UpdateStatus") or {}).get("State", ""))
+        return str((self.service(service).get("UpdateStatus") or {}).get("State", ""))
 
     def remove(self) -> None:
         """Takes all of it away, volumes included."""
