@@ -340,11 +340,6 @@ class SwarmDeployment(Deployment):
         found: dict[str, Any] = self.engine.inspect(f"{self.name}_{service}")
         return found
 
-    def tasks(self, service: str) -> list[dict[str, str]]:
-        """The tasks of a service, newest first, with those that ended, each with Image, CurrentState and Error."""
-        lines = self.engine("service", "ps", "--no-trunc", "--format", "{{json .}}", f"{self.name}_{service}")
-        return [json.loads(line) for line in lines.splitlines()]
-
     def update_state(self, service: str) -> str:
         """How the service's last update went."""
         return str((self.service(service).get("UpdateStatus") or {}).get("State", ""))
