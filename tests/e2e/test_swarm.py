@@ -192,12 +192,13 @@ def test_an_update_to_an_image_that_ends_at_once_is_taken_back_and_nothing_is_lo
 
 @pytest.mark.soak
 def test_an_update_to_an_image_that_is_never_healthy_is_taken_back_and_nothing_is_lost(stack: SwarmDeployment) -> None:
-    """It has until the end of the start period, and is told to stop then."""
+    """It has until the end of the start period, and is told to stop then. Another may have begun before the Swarm goes
+    back."""
     states = is_taken_back(stack, "never-healthy", "make soak", HEALTH.start_period + 240)
-    for state in states:
-        assert (state["ExitCode"], state["Health"]["Status"]) == (0, "unhealthy")
-        started, ended = (datetime.fromisoformat(state[key][:19]) for key in ("StartedAt", "FinishedAt"))
-        assert (ended - started).total_seconds() >= HEALTH.start_period
+    first = min(states, key=lambda state: state["StartedAt"])
+    assert first["ExitCode"] == 0
+    started, ended = (datetime.fromisoformat(first[key][:19]) for key in ("StartedAt", "FinishedAt"))
+    assert HEALTH.start_period <= (ended - started).total_seconds() < HEALTH.start_period + 60
 
 
 @pytest.mark.soak
