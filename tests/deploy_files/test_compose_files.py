@@ -186,6 +186,25 @@ def test_the_front_takes_what_a_replica_takes_and_waits_longer() -> None:
     assert float(waits[1]) > Settings.model_fields["request_deadline"].default
 
 
+def test_the_front_stores_no_bodies_and_what_it_keeps_of_them_fits_into_its_memory() -> None:
+    front, text = SERVICES["front"], re.sub(r"#.*", "", NGINX.read_text())
+
+    def number(pattern: str) -> int:
+        found = re.search(pattern, text)
+        assert found, pattern
+        return int(found[1])
+
+    assert re.search(r"proxy_request_buffering off;", text)
+    assert re.search(r"proxy_http_version 1\.1;", text), "else a chunked body is stored all the same"
+    (mount,) = (each for each in front["volumes"] if each["type"] == "tmpfs")
+    assert mount["tmpfs"]["size"] <= 1024**2
+    kept = number(r"client_body_buffer_size (\d+)k;") * 1024
+    kept *= number(r"worker_processes (\d+);") * number(r"worker_connections (\d+);")
+    limit = re.fullmatch(r"\$\{WINDLASS_FRONT_MEMORY:-(\d+)m\}", front["deploy"]["resources"]["limits"]["memory"])
+    assert limit
+    assert kept <= int(limit[1]) * 1024**2 / 4
+
+
 def test_each_component_has_a_readme_and_is_included() -> None:
     folders = sorted(path.name for path in COMPONENTS.iterdir() if path.is_dir())
     included = [Path(each["path"]).parent.name for each in load(ROOT / "docker-compose.yml")["include"]]

@@ -159,19 +159,16 @@ class Deployment:
         folder = affine(self.folder / "models", self.model, version, version + 1.0, 0.0)
         # Containers run as another user; `windlass pack` leaves files that everyone can read.
         self.run(f"chmod -R a+rX {folder.parent}")
-        digest = read_manifest(folder).digest
-        name = self.version_name(version)
+        return self.apply(self.model, version, {"uri": "volume://", "digest": read_manifest(folder).digest}, **spec)
+
+    def apply(self, model: str, version: int, artifact: dict[str, str], **spec: Any) -> str:
+        """Applies a ModelVersion and gives its name."""
+        name = f"{model}-{version}"
         document = {
             "apiVersion": "windlass.dev/v1alpha1",
             "kind": "ModelVersion",
             "metadata": {"name": name},
-            "spec": {
-                "server": self.server,
-                "model": self.model,
-                "version": version,
-                "artifact": {"uri": "volume://", "digest": digest},
-                **spec,
-            },
+            "spec": {"server": self.server, "model": model, "version": version, "artifact": artifact, **spec},
         }
         part = self.folder / "model-versions" / f".{name}.part"
         part.write_text(yaml.safe_dump(document))
@@ -185,6 +182,10 @@ class Deployment:
         except CommandError:
             return {}
         return (yaml.safe_load(text) or {}).get("status", {})
+
+    def condition(self, name: str, kind: str) -> dict[str, Any]:
+        """One condition of a ModelVersion; empty when there is none."""
+        return next((each for each in self.status(name).get("conditions", []) if each["type"] == kind), {})
 
     def wait_for_phase(self, name: str, phase: str, timeout: float = 240) -> dict[str, Any]:
         """Waits for a phase, and gives the status."""
@@ -316,7 +317,7 @@ class ComposeDeployment(Deployment):
 
     def down(self) -> None:
         """Takes all of it away."""
-        self.compose("--profile tools down --volumes --remove-orphans --timeout 1")
+        self.compose("--profile tools --profile fetcher down --volumes --remove-orphans --timeout 1")
 
 
 class SwarmDeployment(Deployment):
@@ -329,15 +330,19 @@ class SwarmDeployment(Deployment):
     def filters(self, service: str) -> list[str]:
         return [f"label=com.docker.swarm.service.name={self.name}_{service}"]
 
-    def deploy(self, more: str = "") -> None:
+    def deploy(self, more: str = "", **variables: str) -> None:
         """As docs/swarm.md has it; `more`: a file that is merged, too."""
         deploy = f"docker stack deploy --detach=true --resolve-image=never --compose-file - {self.name}"
-        self.run(f"docker/swarm/merge {f'--file {more}' if more else ''} | {deploy}", STACK=self.name)
+        self.run(f"docker/swarm/merge {f'--file {more}' if more else ''} | {deploy}", STACK=self.name, **variables)
+
+    def service(self, service: str) -> dict[str, Any]:
+        """What the Swarm keeps of a service: its specification, and how the last update went."""
+        found: dict[str, Any] = self.engine.inspect(f"{self.name}_{service}")
+        return found
 
     def update_state(self, service: str) -> str:
         """How the service's last update went."""
-        found = self.engine.inspect(f"{self.name}_{service}")
-        return str((found.get("UpdateStatus") or {}).get("State", ""))
+        return str((self.service(service).get("UpdateStatus") or {}).get("State", ""))
 
     def remove(self) -> None:
         """Takes all of it away, volumes included."""

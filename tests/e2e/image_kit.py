@@ -105,9 +105,9 @@ class Container:
         except httpx.HTTPError:
             return None
 
-    def predict(self, model: str, x: float) -> httpx.Response:
+    def predict(self, model: str, x: float, timeout: float = 30) -> httpx.Response:
         """TensorFlow Serving's predict of one row."""
-        return httpx.post(f"{self.url}/v1/models/{model}:predict", json={"instances": [[x]]}, timeout=30)
+        return httpx.post(f"{self.url}/v1/models/{model}:predict", json={"instances": [[x]]}, timeout=timeout)
 
     def wait_until_ready(self, timeout: float = 180) -> float:
         """Waits for /readyz to be 200; gives the seconds since `docker run`."""

@@ -18,7 +18,7 @@ ACCESS_KEY, SECRET_KEY = "windlass-reader", "a-secret-that-is-in-no-log"
 BUCKET = "models"
 WEB_PORT, S3_PORT = 8443, 7070
 
-_WEB = """
+WEB = """
 import functools, http.server, ssl
 handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory="/srv")
 server = http.server.ThreadingHTTPServer(("", 8443), handler)
@@ -69,7 +69,7 @@ class Sources:
                 "metadata": {"name": "sources-tls"},
                 "stringData": {"tls.crt": self.tls.chain.read_text(), "tls.key": self.tls.key.read_text()},
             },
-            self._pod("web", ["python", "-c", _WEB], None, WEB_PORT, {"configMap": {"name": "web", "items": items}}),
+            self._pod("web", ["python", "-c", WEB], None, WEB_PORT, {"configMap": {"name": "web", "items": items}}),
             self._pod(
                 "s3",
                 None,

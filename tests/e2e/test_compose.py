@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from container_sources import container_sources
 from deployment_checks import a_minute_without_database, swaps
 from deployments import ComposeDeployment
-from image_kit import Images
+from image_kit import Images, running
+from sources_rig import SECRET_KEY
+from uploads import send_together
 from windlass_lab.fixtures import COLLECTORS
 from windlass_lab.testing.docker import DockerEngine
 from windlass_lab.testing.waiting import until
 
+from windlass_contract.artifact import read_manifest
 from windlass_contract.health import HEALTH
 from windlass_testing.evidence import measured
+from windlass_testing.models import affine_tflite
 from windlass_testing.one_machine import BIN
 
 pytestmark = pytest.mark.lab
@@ -135,6 +143,62 @@ def test_a_database_that_is_away_for_a_minute_costs_nothing(project: ComposeDepl
     )
 
 
+def test_the_fetcher_brings_versions_from_the_web_and_from_s3_and_they_serve(
+    project: ComposeDeployment, official_image: Callable[[str], str], tmp_path: Path
+) -> None:
+    """Started beside what runs already, as its README has it."""
+    model, edge = "brought", f"{project.name}_edge"
+    packed = {version: affine_tflite(tmp_path / "packed", model, version, 2.0, version - 1.0) for version in (1, 2)}
+
+    def apply(version: int, uri: str, **spec: str) -> str:
+        return project.apply(model, version, {"uri": uri, "digest": read_manifest(packed[version]).digest}, **spec)
+
+    def answer() -> Any:
+        asked = httpx.post(f"{project.url}/v1/models/{model}:predict", json={"instances": [[1.0]]}, timeout=30)
+        return asked.json()
+
+    s3_image = official_image("s3")
+    with (
+        container_sources(project.engine, edge, tmp_path, project.images.litert, s3_image) as sources,
+        project.load() as load,
+    ):
+        shutil.copytree(packed[1], sources.published / model / "1")
+        shutil.copytree(packed[2], sources.bucket / model / "2")
+        first = apply(1, sources.web_uri(model, 1))
+        until("nobody fetches it", lambda: project.condition(first, "Fetched").get("reason") == "NoFetcher")
+
+        with (project.folder / ".env").open("a") as file:
+            file.writelines(f"{key}={value}\n" for key, value in sources.settings().items())
+        sources.give_credentials(project.folder / "secrets" / "fetcher")
+        project.run("chown 65532:65532 models")
+        replicas = set(project.containers("server"))
+        try:
+            project.compose("up --detach fetcher")
+            project.wait_for_phase(first, "Serving")
+            assert answer() == {"predictions": [[2.0]]}
+            second = apply(2, sources.s3_uri(model, 2))
+            project.wait_for_phase(second, "Serving")
+            assert answer() == {"predictions": [[3.0]]}
+
+            assert set(project.containers("server")) == replicas, "nobody was restarted for it"
+            fetcher = project.engine.inspect(project.container("fetcher"))
+            assert fetcher["HostConfig"]["ReadonlyRootfs"]
+            assert (fetcher["HostConfig"]["CapDrop"], fetcher["Config"]["User"]) == (["ALL"], "65532:65532")
+            assert project.execute("server", "ls", "/run/secrets").split() == ["control-token", "predictions-url"]
+            logs = project.run(f"docker logs {fetcher['Id']} 2>&1")
+            assert SECRET_KEY not in logs + json.dumps(fetcher)
+            said = [json.loads(line) for line in logs.splitlines() if line.startswith("{")]
+            brought = {line.get("version") for line in said if line["event"] == "fetched"}
+            assert brought == {f"{model}/1", f"{model}/2"}
+
+            apply(1, sources.web_uri(model, 1), state="Retired")
+            apply(2, sources.s3_uri(model, 2), state="Retired")
+            project.wait_for_phase(second, "Retired")
+        finally:
+            project.compose("rm --stop --force fetcher")
+    assert (load.lost, load.wrong) == ([], [])
+
+
 def test_the_containers_are_confined_as_the_files_say(project: ComposeDeployment) -> None:
     for service in ("server", "operator", "postgres", "front"):
         described = project.engine.inspect(project.containers(service)[0])
@@ -194,6 +258,59 @@ def test_a_body_that_is_too_large_is_refused_by_the_front(project: ComposeDeploy
     response = httpx.post(f"{project.url}/v1/models/{project.model}:predict", content=too_large, timeout=60)
     assert response.status_code == 413
     assert "error" in response.json()
+
+
+def test_many_large_bodies_at_once_are_answered_or_refused_in_json_and_stored_nowhere(
+    project: ComposeDeployment,
+) -> None:
+    """Fifteen that only lack their last byte: 900 MiB, and each of the three replicas takes 256 at a time."""
+    url, version = f"{project.url}/v1/models/{project.model}:predict", newest(project)
+    front, content, mib = project.container("front"), b'{"instances": [[1.0]]}', 1024 * 1024
+    stored: list[int] = []
+
+    def look() -> None:
+        told = project.engine("exec", front, "stat", "--file-system", "--format=%b %f %S", "/tmp")
+        blocks, free, size = map(int, told.split())
+        stored.append((blocks - free) * size)
+
+    with project.load() as load:
+        answers = send_together(url, content, 60 * mib, 5 * REPLICAS, look)
+    taken = [answer for answer in answers if answer.status == 200]
+    refused = [answer for answer in answers if answer not in taken]
+    assert 4 <= len(taken) <= 4 * REPLICAS, answers
+    assert all(answer.body == {"predictions": [[version + 1.0]]} for answer in taken)
+    for answer in refused:
+        assert answer.status == 429, answer
+        assert "too many large requests" in answer.body["error"]
+        assert answer.headers["retry-after"]
+    assert stored[0] < mib
+    assert (load.lost, load.wrong) == ([], []), "small ones go on"
+    (after,) = send_together(url, content, 64 * mib, 1, look)
+    assert (after.status, after.body) == (200, {"predictions": [[version + 1.0]]})
+    assert (project.health("front"), project.container("front")) == (["healthy"], front)
+
+
+def test_a_body_goes_on_to_the_next_replica_when_one_refuses(project: ComposeDeployment) -> None:
+    """As one that starts does, and one that has just stopped: here one that never listens."""
+    url, version = f"{project.url}/v1/models/{project.model}:predict", newest(project)
+    front, content = project.container("front"), b'{"instances": [[1.0]]}'
+    began = datetime.now(UTC).isoformat()
+
+    def refusals() -> int:
+        said = project.run(f"docker logs --since {began} {front} 2>&1")
+        return said.count("Connection refused")
+
+    options = (f"--network={project.name}_front", "--network-alias=server", "--entrypoint=python")
+    with running(project.engine, project.images.operator, "-c", "import signal; signal.pause()", options=options):
+        answers = []
+
+        def refused_often() -> bool:
+            answers.extend(send_together(url, content, 1024 * 1024, 8, lambda: None))
+            return refusals() >= 8
+
+        until("it was often tried", refused_often)
+    assert {answer.status for answer in answers} == {200}
+    assert all(answer.body == {"predictions": [[version + 1.0]]} for answer in answers)
 
 
 @pytest.mark.parametrize(

@@ -147,8 +147,27 @@ def test_the_base_can_be_named_by_digest(docker_engine: DockerEngine, made_image
         docker_engine("image", "rm", "--force", image, tagged)
 
 
+@pytest.mark.parametrize(
+    ("kind", "repository", "tag", "package"),
+    [
+        ("operator", "windlass/windlass-operator", VERSION, "windlass-operator"),
+        ("litert", "windlass/windlass-server", f"{VERSION}-litert", "ai-edge-litert"),
+        pytest.param(
+            *("server", "windlass/windlass-server", VERSION, "tensorflow-cpu"),
+            marks=[pytest.mark.soak, pytest.mark.timeout(1800)],
+        ),
+    ],
+    ids=["operator", "litert", "server"],
+)
 def test_what_is_pushed_tells_how_it_was_built_and_what_is_in_it(
-    docker_engine: DockerEngine, made_images: Images, registry: Registry, official_image: Callable[[str], str]
+    docker_engine: DockerEngine,
+    made_images: Images,
+    registry: Registry,
+    official_image: Callable[[str], str],
+    kind: str,
+    repository: str,
+    tag: str,
+    package: str,
 ) -> None:
     """`make push-images`: provenance and a bill of materials of each image, by BuildKit's own scanner."""
     _make(
@@ -156,20 +175,25 @@ def test_what_is_pushed_tells_how_it_was_built_and_what_is_in_it(
         "push-images",
         f"REGISTRY={registry.address}/windlass",
         f"SBOM_SCANNER={official_image('sbom-scanner')}",
-        "PUSH=operator litert",
+        f"PUSH={kind}",
     )
-    for repository, tag, package in (
-        ("windlass/windlass-operator", VERSION, "windlass-operator"),
-        ("windlass/windlass-server", f"{VERSION}-litert", "ai-edge-litert"),
-    ):
-        statements = registry.statements(repository, tag)
-        (provenance,) = (each for kind, each in statements.items() if "slsa.dev/provenance" in kind)
-        part = repository.rpartition("-")[2]
-        assert f"{part}.Dockerfile" in json.dumps(provenance["predicate"]), provenance
-        bill = statements["https://spdx.dev/Document"]["predicate"]
-        assert package in {each["name"] for each in _packages(bill)}
+    statements = registry.statements(repository, tag)
+    (provenance,) = (each for about, each in statements.items() if "slsa.dev/provenance" in about)
+    part = repository.rpartition("-")[2]
+    assert f"{part}.Dockerfile" in json.dumps(provenance["predicate"]), provenance
+    listed = _python_packages(statements["https://spdx.dev/Document"]["predicate"])
+    assert package in {name for name, _ in listed}
+    lock = (ROOT / "docker" / "requirements" / f"{kind}.lock").read_text()
+    locked = set(re.findall(r"^([a-z0-9-]+)==([^ ]+)", lock, re.MULTILINE))
+    ours = {each for each in listed if each[0].startswith("windlass-")}
+    assert listed - ours <= locked
+    assert len(listed) >= len(locked) * 3 / 4, "of the others the lock says that they are for other platforms"
 
 
-def _packages(bill: dict[str, Any]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = bill["packages"]
-    return found
+def _python_packages(bill: dict[str, Any]) -> set[tuple[str, str]]:
+    """Names, as the lock has them, and versions in a bill of materials in SPDX."""
+    return {
+        (re.sub(r"[-_.]+", "-", each["name"]).lower(), each["versionInfo"])
+        for each in bill["packages"]
+        if any(ref["referenceLocator"].startswith("pkg:pypi/") for ref in each.get("externalRefs", ()))
+    }

@@ -7,16 +7,20 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from datetime import datetime
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
 from image_kit import HARDENED, Container, Images, readable, running, shared_folder
 from windlass_lab.testing.docker import DockerEngine
 from windlass_lab.testing.waiting import until
 
 from windlass_contract.artifact import read_manifest
+from windlass_contract.plan import ModelPlan, PlannedVersion, ServingPlan
+from windlass_contract.record import ServerState
 from windlass_testing.evidence import measured
 from windlass_testing.models import affine_tflite
 from windlass_testing.one_machine import OneMachine
@@ -53,10 +57,20 @@ def _at(said: str) -> datetime:
     return datetime.fromisoformat(said)
 
 
-def _statuses(container: Container) -> list[str]:
+def _bodies(container: Container) -> list[dict[str, Any]]:
     """What /health said at each check that got an answer."""
     bodies = [each["Output"].partition(" ")[2] for each in container.health_log]
-    return [json.loads(body)["status"] for body in bodies if body.startswith("{")]
+    return [json.loads(body) for body in bodies if body.startswith("{")]
+
+
+def _statuses(container: Container) -> list[str]:
+    return [body["status"] for body in _bodies(container)]
+
+
+def _checked_since(container: Container, said: str) -> None:
+    """Waits until the engine has asked it after this moment."""
+    moment = _at(said)
+    until("it was checked since", lambda: _at(container.health_log[-1]["Start"]) > moment)
 
 
 def test_it_is_starting_and_then_healthy_within_a_check_of_being_ready(
@@ -104,10 +118,103 @@ def test_a_process_that_is_stuck_is_unhealthy(docker_engine: DockerEngine, made_
         assert re.search("timed out|exceeded timeout", container.health_log[-1]["Output"])
 
 
-def test_through_a_rollout_it_stays_healthy_whatever_the_candidate_does(
-    docker_engine: DockerEngine, made_images: Images, place: Path, network: str
+@pytest.mark.parametrize(
+    ("weight", "health", "model"),
+    [
+        pytest.param(1000, "unhealthy", "loading", id="traffic for a version that isn't there"),
+        pytest.param(0, "healthy", "none", id="no version gets traffic"),
+    ],
+)
+def test_a_plan_is_enough_to_tell(
+    docker_engine: DockerEngine, made_images: Images, place: Path, weight: int, health: str, model: str
 ) -> None:
-    """Told that there is no plan, serving, a candidate that fails, the operator gone: healthy each time."""
+    """The durable plan, with no operator in reach, and a folder of models in which its version is missing."""
+    version = PlannedVersion(version=1, digest=f"sha256:{'0' * 64}", weight=weight)
+    plan = ServingPlan.build("one", 1, {"m": ModelPlan(committed=1, versions=[version])})
+    (place / "plan.json").write_text(json.dumps(ServerState(server="one", plan=plan).to_dict()))
+    readable(place)
+    options = (*HARDENED, STATE, *IMPATIENT, f"--volume={place}:/place:ro", f"--volume={place}/models:/models:ro")
+    arguments = ("--server=one", "--plan-file=/place/plan.json")
+    with running(docker_engine, made_images.litert, *arguments, options=options) as container:
+        container.wait_for_health(health)
+        until("it says so itself", lambda: _bodies(container)[-1:] and _bodies(container)[-1]["model"] == model)
+        assert container.health == health
+
+
+def test_one_that_was_told_to_stop_is_unhealthy_while_it_still_answers(
+    docker_engine: DockerEngine, made_images: Images, place: Path
+) -> None:
+    affine_tflite(place / "models", "m", 1, 2.0, 0.0)
+    readable(place / "models")
+    options = (*HARDENED, STATE, *IMPATIENT, f"--volume={place}/models:/models:ro")
+    with running(docker_engine, made_images.litert, "--drain-delay=8", options=options) as container:
+        container.wait_for_health("healthy")
+        docker_engine("kill", "--signal=SIGTERM", container.name)
+        container.wait_for_health("unhealthy")
+        assert container.predict("m", 4.0).json() == {"predictions": [[8.0]]}
+        assert _statuses(container)[-1] == "draining"
+        until("it has ended", lambda: not container.state["Running"])
+        assert container.state["ExitCode"] == 0
+
+
+@contextmanager
+def _frozen(process: int) -> Iterator[None]:
+    """Stops a process so that SIGKILL waits, too, as one does whose disk doesn't answer. Takes version 1 of control
+    groups: what version 2 has frozen can be killed."""
+    groups = Path(f"/proc/{process}/cgroup").read_text().splitlines()
+    path = next((line.split(":", 2)[2] for line in groups if line.split(":")[1] == "freezer"), "")
+    own = Path(f"/sys/fs/cgroup/freezer{path}")
+    if not path or not own.is_dir():
+        pytest.skip("this machine has no freezer of version 1 of control groups")
+    frozen = own / "frozen"
+    frozen.mkdir()
+    try:
+        (frozen / "cgroup.procs").write_text(str(process))
+        (frozen / "freezer.state").write_text("FROZEN")
+        yield
+    finally:
+        (frozen / "freezer.state").write_text("THAWED")
+        until("it ended or left", lambda: not (frozen / "cgroup.procs").read_text())
+        frozen.rmdir()
+
+
+@pytest.mark.soak
+def test_a_worker_that_cant_even_be_killed_makes_it_unhealthy_until_it_is_gone(
+    docker_engine: DockerEngine, made_images: Images, place: Path
+) -> None:
+    """The replica kills a worker that has had a request for two minutes, and starts another: only if that doesn't help,
+    there is something to see."""
+    affine_tflite(place / "models", "m", 1, 2.0, 0.0)
+    readable(place / "models")
+    options = (*HARDENED, STATE, *IMPATIENT, f"--volume={place}/models:/models:ro")
+    with running(docker_engine, made_images.litert, options=options) as container:
+        container.wait_for_health("healthy")
+        told = docker_engine("top", container.name, "-o", "pid,comm").splitlines()
+        (worker,) = (int(line.split()[0]) for line in told if line.endswith("windlass-worker"))
+        with _frozen(worker):
+            late = container.predict("m", 4.0, timeout=60)
+            assert late.status_code == 504
+            assert container.health == "healthy", "a request that is late is no reason"
+            container.wait_for_health("unhealthy", timeout=200)
+            assert "doesn't answer" in _bodies(container)[-1]["reasons"][0]
+        container.wait_for_health("healthy")
+        assert container.predict("m", 4.0).json() == {"predictions": [[8.0]]}
+
+
+@dataclass(frozen=True)
+class Operated:
+    """An operator in a container, the folder of its ModelVersions, and how a replica that follows it is started."""
+
+    operator: Container
+    versions: OneMachine
+    models: Path
+    options: tuple[str, ...]
+    arguments: tuple[str, ...]
+
+
+@pytest.fixture
+def operated(docker_engine: DockerEngine, made_images: Images, place: Path, network: str) -> Iterator[Operated]:
+    """An operator without a ModelVersion."""
     versions = OneMachine(place / "host")
     versions.directory = place / "versions"
     versions.state = place / "state"
@@ -123,32 +230,58 @@ def test_through_a_rollout_it_stays_healthy_whatever_the_candidate_does(
     arguments = ("--server=one", "--operator=http://operator:8010", "--control-token-file=/tokens/one")
     with running(docker_engine, made_images.operator, *operator_arguments, options=operator_options) as operator:
         until("the operator made the control token", (place / "state" / "tokens" / "one").exists)
-        with running(docker_engine, made_images.litert, *arguments, options=options) as container:
-            container.wait_for_health("healthy")
-            assert json.loads(container.health_log[-1]["Output"].partition(" ")[2])["model"] == "none"
+        yield Operated(operator, versions, place / "models", options, arguments)
 
-            good = read_manifest(affine_tflite(place / "models", "m", 1, 2.0, 0.0)).digest
-            versions.apply(versions.document("m", 1, good))
-            versions.wait_for_phase("m-1", "Serving")
-            container.wait_until_ready()
 
-            bad = affine_tflite(place / "models", "m", 2, 5.0, 0.0)
-            digest = read_manifest(bad).digest
-            (bad / "model.tflite").write_bytes(b"no model" * 100)
-            versions.apply(versions.document("m", 2, digest))
-            until(
-                "the candidate is refused",
-                lambda: versions.condition("m-2", "Stalled") or versions.status("m-2").get("phase") == "Rejected",
-            )
-            operator.stop()
-            stopped = _at(operator.state["FinishedAt"])
-            checks = len(container.health_log)
-            assert checks
-            until("it was checked since", lambda: _at(container.health_log[-1]["Start"]) > stopped)
-            assert container.health == "healthy"
-            assert container.predict("m", 4.0).json() == {"predictions": [[8.0]]}
-            assert container.stop() == 0
-            assert yaml.safe_load((place / "state" / "status" / "m-1.yaml").read_text())["status"]["phase"] == "Serving"
+def test_through_a_rollout_it_stays_healthy_whatever_the_candidate_does(
+    docker_engine: DockerEngine, made_images: Images, operated: Operated
+) -> None:
+    """Told that there is no plan, serving, a candidate that fails, the operator gone: healthy each time."""
+    versions, models, operator = operated.versions, operated.models, operated.operator
+    with running(docker_engine, made_images.litert, *operated.arguments, options=operated.options) as container:
+        container.wait_for_health("healthy")
+        assert _bodies(container)[-1]["model"] == "none"
+
+        good = read_manifest(affine_tflite(models, "m", 1, 2.0, 0.0)).digest
+        versions.apply(versions.document("m", 1, good))
+        versions.wait_for_phase("m-1", "Serving")
+        container.wait_until_ready()
+
+        bad = affine_tflite(models, "m", 2, 5.0, 0.0)
+        digest = read_manifest(bad).digest
+        (bad / "model.tflite").write_bytes(b"no model" * 100)
+        versions.apply(versions.document("m", 2, digest))
+        until(
+            "the candidate is refused",
+            lambda: versions.condition("m-2", "Stalled") or versions.status("m-2").get("phase") == "Rejected",
+        )
+        operator.stop()
+        _checked_since(container, operator.state["FinishedAt"])
+        assert container.health == "healthy"
+        assert container.predict("m", 4.0).json() == {"predictions": [[8.0]]}
+        assert container.stop() == 0
+        assert versions.status("m-1")["phase"] == "Serving"
+
+
+def test_when_the_last_version_is_retired_it_stays_healthy_and_a_new_one_is_too(
+    docker_engine: DockerEngine, made_images: Images, operated: Operated
+) -> None:
+    """It isn't ready then, for it has nothing to answer with."""
+    versions = operated.versions
+    document = versions.document("m", 1, read_manifest(affine_tflite(operated.models, "m", 1, 2.0, 0.0)).digest)
+    versions.apply(document)
+    with running(docker_engine, made_images.litert, *operated.arguments, options=operated.options) as container:
+        container.wait_until_ready()
+        versions.wait_for_phase("m-1", "Serving")
+        document["spec"]["state"] = "Retired"
+        versions.apply(document)
+        versions.wait_for_phase("m-1", "Retired")
+        until("it has nothing to serve", lambda: (it := container.get("/readyz")) and it.status_code == 503)
+        _checked_since(container, datetime.now(UTC).isoformat())
+        assert container.health == "healthy"
+        with running(docker_engine, made_images.litert, *operated.arguments, options=operated.options) as newcomer:
+            newcomer.wait_for_health("healthy")
+            assert (_bodies(newcomer)[-1]["status"], _bodies(newcomer)[-1]["model"]) == ("ok", "none")
 
 
 @pytest.mark.evidence

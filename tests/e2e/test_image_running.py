@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from image_kit import HARDENED, Images, readable, running, shared_folder
+from uploads import send_together
 from windlass_lab.errors import CommandError
 from windlass_lab.testing.docker import DockerEngine
 from windlass_lab.testing.waiting import until
@@ -155,6 +156,25 @@ def test_a_stop_under_load_loses_nothing(docker_engine: DockerEngine, made_image
         assert code == 0, container.logs[-3000:]
         assert not lost, lost[:5]
         assert answered > 300, "requests are accepted while the drain delay lasts"
+
+
+def test_a_stop_waits_for_a_large_body_that_is_on_its_way(
+    docker_engine: DockerEngine, made_images: Images, lite: Path
+) -> None:
+    """Sent to the end only when the port has been closed for a while."""
+    options = (*HARDENED, STATE, f"--volume={lite}:/models:ro")
+    with running(docker_engine, made_images.litert, options=options) as container:
+        container.wait_until_ready()
+        url = f"{container.url}/v1/models/lite:predict"
+
+        def stop() -> None:
+            docker_engine("kill", "--signal=SIGTERM", container.name)
+            until("the port is closed", lambda: container.get("/livez") is None)
+
+        answers = send_together(url, b'{"instances": [[1.0]]}', 8 * 1024 * 1024, 2, stop)
+        assert [(answer.status, answer.body) for answer in answers] == [(200, {"predictions": [[3.0]]})] * 2
+        until("it has ended", lambda: not container.state["Running"])
+        assert container.state["ExitCode"] == 0
 
 
 def test_pack_runs_from_the_image(docker_engine: DockerEngine, made_images: Images, models: Path) -> None:

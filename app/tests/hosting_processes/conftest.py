@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,12 @@ def run() -> Iterator[Run]:
 
 @pytest.fixture(scope="session")
 def launcher(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    """A launcher whose TensorFlow template is ready."""
+    """A launcher whose TensorFlow template is ready; where there is no TensorFlow, LiteRT's."""
     launcher = Launcher(tmp_path_factory.mktemp("scratch"))
 
     async def start() -> None:
         await launcher.start()
-        await launcher.warm("tensorflow")
+        await launcher.warm("tensorflow" if find_spec("tensorflow") else "litert")
 
     run(start())
     yield launcher

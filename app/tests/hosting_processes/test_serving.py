@@ -7,6 +7,7 @@ import errno
 import itertools
 import os
 import re
+import signal
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import windlass_server.hosting.resident
 from windlass_contract.failures import Gate, Reason
 from windlass_contract.report import VersionState
 from windlass_server.errors import Code, ServingError
@@ -201,6 +203,35 @@ def test_a_stuck_worker_is_killed_and_replaced(run: Run, make_resident: Make, tm
         assert re.search(r"had no answer for \d s; it was killed", resident.failure.message)
         await until(lambda: resident.state is VersionState.PREPARED)
         assert resident.worker_pid != first
+
+    run(main())
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["asked, and its client has gone", "nobody asked it"])
+def test_a_worker_that_stands_still_is_killed_and_replaced(
+    run: Run, make_resident: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    """Also when it is asked for its memory meanwhile, which it doesn't answer."""
+    monkeypatch.setattr(windlass_server.hosting.resident, "_MEMORY_SECONDS", 0.0)
+    models.half_plus_two(tmp_path)
+    resident = make_resident("half_plus_two", settings=ResidentSettings(threads=1, stuck_after=2.5))
+
+    async def main() -> None:
+        await resident.prepare()
+        first = resident.worker_pid
+        assert first is not None
+        os.kill(first, signal.SIGSTOP)
+        if asked:
+            with pytest.raises(ServingError) as raised:
+                await ask(resident, 2, wait=0.5)
+            assert raised.value.code is Code.DEADLINE_EXCEEDED
+            assert not resident.in_flight
+        await until(lambda: resident.failure is not None)
+        assert resident.failure is not None
+        assert re.search(r"had no answer for \d s; it was killed", resident.failure.message)
+        await until(lambda: resident.state is VersionState.PREPARED)
+        assert resident.worker_pid != first
+        assert await ask(resident, 2) == [3]
 
     run(main())
 

@@ -324,9 +324,13 @@ class Resident:
                 return
             if worker.oldest_seconds > self._settings.stuck_after:
                 worker.kill(f"a request had no answer for {worker.oldest_seconds:.0f} s")
-            elif time.monotonic() - measured > _MEMORY_SECONDS and not self.in_flight:
+            elif time.monotonic() - measured > _MEMORY_SECONDS and not self.in_flight and not worker.oldest_seconds:
                 measured = time.monotonic()
                 try:
-                    self._found.memory_bytes = await worker.private_bytes()
+                    # One that stands still doesn't answer this either, and has had it for too long then.
+                    async with asyncio.timeout(self._settings.stuck_after):
+                        self._found.memory_bytes = await worker.private_bytes()
+                except TimeoutError:
+                    continue
                 except WorkerDownError:
                     return
