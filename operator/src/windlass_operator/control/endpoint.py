@@ -29,6 +29,7 @@ from windlass_contract.report import ServingReport
 from .auth import MAX_TOKEN_BYTES, Authenticator, Identity
 from .hub import EpochTooHighError, Hub, NotActingError
 from .registry import RegistryFullError
+from .wording import wording_of
 
 _SERVER: TypeAdapter[str] = TypeAdapter(ServerName)
 _DIGEST: TypeAdapter[str] = TypeAdapter(Digest)
@@ -65,7 +66,11 @@ class _Endpoint:
     async def report(self, request: web.Request) -> web.Response:
         identity = await self._authenticate(request)
         body = await request.read()
-        if len(body) > _LARGE_REPORT:
+        wording = wording_of(body)
+        report = self._hub.repeated(identity.key, wording) if wording is not None else None
+        if report is not None:
+            pass  # its words were checked before; whether who sends it may is checked below
+        elif len(body) > _LARGE_REPORT:
             report = await asyncio.to_thread(self._parse_report, identity.key, body)
         else:
             report = self._parse_report(identity.key, body)
@@ -79,7 +84,7 @@ class _Endpoint:
                 web.HTTPForbidden, f"the token was given to replica {identity.replica!r}, not to {report.replica!r}"
             )
         try:
-            return _answer(self._hub.take_report(identity.key, report))
+            return _answer(self._hub.take_report(identity.key, report, wording))
         except RegistryFullError as error:
             raise _error(web.HTTPTooManyRequests, str(error)) from error
         except EpochTooHighError as error:

@@ -22,6 +22,7 @@ from windlass_contract.report import ServingReport
 from windlass_operator.engine.interface import SeenReport
 
 from .registry import Registry
+from .wording import Wording
 
 _AFTER_BEAT_SECONDS = 0.02
 """Reports are wanted a little after the beat: one from a clock that is fast would miss it, and be asked for again."""
@@ -137,7 +138,12 @@ class Hub:
 
     # What the endpoint does.
 
-    def take_report(self, server: str, report: ServingReport) -> ReportAnswer:
+    def repeated(self, server: str, wording: Wording) -> ServingReport | None:
+        """The report that is worded so, if it is the last one of its instance but for the sequence."""
+        channel = self._channels.get(server)
+        return channel.registry.repeated(wording) if channel is not None else None
+
+    def take_report(self, server: str, report: ServingReport, wording: Wording | None = None) -> ReportAnswer:
         """Remembers a report, and answers it. While the operator gathers the report counts, although the answer is
         `NotActingError`. Raises `RegistryFullError`, `EpochTooHighError`.
         """
@@ -148,7 +154,7 @@ class Hub:
                 f"replica {report.replica!r} reports a plan of epoch {report.plan.epoch}; above {MAX_REPORTED_EPOCH} "
                 "none is taken from a report: remove plan.json from the replica's state folder and restart it"
             )
-        if channel.registry.take(report):
+        if channel.registry.take(report, wording):
             self.on_news(server)
         self._acting(server)
         after = _until_beat(self._clock()) if channel.quiet and _settled(channel, report) else REPORT_SECONDS
