@@ -11,10 +11,12 @@ from control_world import PLAN, REPORTS, SERVER, World, act, plan, report, run, 
 
 from windlass_contract.control import (
     POLL_SECONDS,
+    QUIET_REPORT_SECONDS,
     PlanAnswer,
 )
 from windlass_contract.plan import ModelPlan, ServingPlan
 from windlass_operator.control import endpoint as endpoint_module
+from windlass_operator.control.hub import hold_to_beat
 
 
 def test_who_holds_another_plan_or_none_has_the_plan_at_once(tmp_path: Path) -> None:
@@ -135,3 +137,22 @@ def test_a_client_that_goes_away_leaves_the_others_alone(tmp_path: Path) -> None
         assert (await staying).plan == plan(2)
 
     run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("now", "hold", "seconds"),
+    [
+        (300.0, 25.0, 24.02),
+        (300.02, 25.0, 24.0),
+        (301.5, 25.0, 22.52),
+        (302.0, 25.0, 22.02),
+        (302.02, 25.0, 25.0),
+        (301.5, 5.0, 5.0),  # short ones end when they are asked to
+        (301.5, 0.6, 0.6),
+    ],
+)
+def test_long_polls_end_together_with_the_reports_that_come_at_the_same_beat(
+    now: float, hold: float, seconds: float
+) -> None:
+    assert hold_to_beat(now, hold) == pytest.approx(seconds)
+    assert hold - QUIET_REPORT_SECONDS < hold_to_beat(now, hold) <= hold

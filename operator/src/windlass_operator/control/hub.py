@@ -177,8 +177,9 @@ class Hub:
     async def next_plan(
         self, server: str, epoch: int | None, digest: str | None, hold: float = POLL_SECONDS
     ) -> ServingPlan | None:
-        """The plan, as soon as it isn't the one named; the same after `hold` seconds. Raises `NotActingError`."""
+        """The plan, as soon as it isn't the one named; the same after about `hold` seconds. Raises `NotActingError`."""
         started = self._clock()
+        hold = hold_to_beat(started, hold)
         while True:
             channel = self._acting(server)
             plan = channel.plan
@@ -225,6 +226,13 @@ def _until_beat(now: float) -> float:
     """
     left = QUIET_REPORT_SECONDS - now % QUIET_REPORT_SECONDS + _AFTER_BEAT_SECONDS
     return round(min(max(left, REPORT_SECONDS), QUIET_REPORT_SECONDS), 3)
+
+
+def hold_to_beat(now: float, hold: float) -> float:
+    """Seconds for which a poll is held, so that those of all replicas end when their reports come, and find warm caches
+    too. Those that are held for long end a little early."""
+    early = (now + hold - _AFTER_BEAT_SECONDS) % QUIET_REPORT_SECONDS
+    return hold - early if hold > 2 * QUIET_REPORT_SECONDS else hold
 
 
 def _patience(plan: ServingPlan | None, epoch: int | None, digest: str | None, hold: float) -> float:
