@@ -14,7 +14,7 @@ from windlass_lab.testing.kubernetes import Namespace
 pytestmark = pytest.mark.lab
 
 MOST_WRITES = 24
-"""Of an operator for two versions that are applied at once, from its start until both are told of; without the Lease."""
+"""Of an operator for two versions that are applied at once, until both are told of; the Lease isn't counted."""
 FEWEST_WRITES = 8
 """The same where the second version came before the first was begun with."""
 
