@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import sys
 from collections.abc import Callable
 
@@ -31,6 +32,8 @@ def main() -> None:
     # Late: the engine is only needed by who runs it.
     from .engine.reconcile import reconcile
 
+    # What is there by now stays: the collector needn't go through it again and again.
+    gc.freeze()
     try:
         # Not asyncio's own loop: that one sets aside a quarter of a MiB for each connection with TLS.
         if isinstance(settings, KubernetesSettings):

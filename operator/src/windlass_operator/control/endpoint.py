@@ -46,8 +46,9 @@ def create_app(hub: Hub, authenticator: Authenticator) -> web.Application:
     """The application that serves `hub` to whom `authenticator` knows."""
     endpoint = _Endpoint(hub, authenticator)
     app = web.Application(middlewares=[_errors], client_max_size=MAX_REPORT_BYTES)
-    app.router.add_get(PLAN_PATH, endpoint.plan, allow_head=False)
+    # The router tries them in this order, and nearly all requests are reports.
     app.router.add_post(REPORT_PATH, endpoint.report)
+    app.router.add_get(PLAN_PATH, endpoint.plan, allow_head=False)
     app.router.add_get(SAMPLES_PATH, endpoint.samples, allow_head=False)
     return app
 
