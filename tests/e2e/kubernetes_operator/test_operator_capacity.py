@@ -18,7 +18,7 @@ from patience import wait_until
 from windlass_testing.evidence import measured
 from windlass_testing.following import Replica
 
-pytestmark = [pytest.mark.lab, pytest.mark.soak, pytest.mark.unproven, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.lab, pytest.mark.soak, pytest.mark.timeout(900)]
 
 SERVERS, REPLICAS_EACH, VERSIONS_EACH = 20, 5, 5
 MAX_MIB = 128

@@ -13,9 +13,9 @@ from windlass_lab.testing.kubernetes import Namespace
 
 pytestmark = pytest.mark.lab
 
-MOST_WRITES = 24
+MOST_WRITES = 12
 """Of an operator for two versions that are applied at once, until both are told of; the Lease isn't counted."""
-FEWEST_WRITES = 8
+FEWEST_WRITES = 9
 """The same where the second version came before the first was begun with."""
 
 
