@@ -155,7 +155,7 @@ def _hold(request: web.Request) -> float:
 
 def _answer(document: Document) -> web.Response:
     # Exactly the fields that were given: a plan's digest is over them.
-    return web.json_response(document.to_dict())
+    return web.Response(body=document.to_json(), content_type="application/json")
 
 
 def _error(kind: type[web.HTTPError], message: str, **headers: str) -> web.HTTPError:
