@@ -173,6 +173,7 @@ def test_reading_and_writing_changes_nothing(kind: type[Document]) -> None:
     assert document.to_dict() == EXAMPLES[kind]
     assert kind.parse(through_json(document.to_dict()), "file") == document
     assert kind.parse_json(json.dumps(document.to_dict()), "file") == document
+    assert json.loads(document.to_json()) == EXAMPLES[kind]
 
 
 @pytest.mark.parametrize("kind", EXAMPLES)

@@ -30,7 +30,10 @@ def with_profiles(*names: str) -> dict[str, Any]:
                 place = place[int(key)] if isinstance(place, list) else place[key]
             if patch["op"] == "replace":
                 assert last in place, f"{name} replaces {patch['path']}, which isn't there"
-            place[last] = patch["value"]
+            if patch["op"] == "remove":
+                del place[last]
+            else:
+                place[last] = patch["value"]
     return config
 
 

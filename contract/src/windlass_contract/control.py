@@ -1,7 +1,7 @@
 """The control endpoint's protocol: a replica subscribes to its plan and posts its report over one connection.
 
 `GET  {PLAN_PATH}?epoch=N&digest=D&instance=I&hold=S` answers `PlanAnswer` at once when the plan isn't the one named by
-epoch and digest, else when it changes, else with the same after `hold` seconds (none: `POLL_SECONDS`).
+epoch and digest, else when it changes, else with the same after at most `hold` seconds (none: `POLL_SECONDS`).
 `POST {REPORT_PATH}` takes a `ServingReport` and answers `ReportAnswer`, which says when the next report is due.
 `GET  {SAMPLES_PATH}` answers the bytes of acceptance samples, whose sha256 is the digest.
 Each carries `Authorization: Bearer <control token>`; a token names one server: another's path is 403, no or an

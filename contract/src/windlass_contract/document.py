@@ -66,6 +66,10 @@ class Document(BaseModel):
         """JSON-ready dictionary with exactly the fields that were given: reading and writing changes nothing."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
+    def to_json(self) -> bytes:
+        """The same as JSON."""
+        return self.model_dump_json(by_alias=True, exclude_unset=True).encode()
+
     @classmethod
     def parse(cls, value: object, source: str) -> Self:
         """Validates a decoded document. Raises `DocumentError` naming `source`, field, value and remedy."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
+import gc
 import sys
 from collections.abc import Callable
 
 import structlog
+import uvloop
 
 from . import command_line
 from .control.auth import FileTokens
@@ -31,13 +32,16 @@ def main() -> None:
     # Late: the engine is only needed by who runs it.
     from .engine.reconcile import reconcile
 
+    # What is there by now stays: the collector needn't go through it again and again.
+    gc.freeze()
     try:
+        # Not asyncio's own loop: that one sets aside a quarter of a MiB for each connection with TLS.
         if isinstance(settings, KubernetesSettings):
             from .kubernetes_driver.running import run_kubernetes  # kopf and cryptography cost memory
 
-            asyncio.run(run_kubernetes(settings, reconcile))
+            uvloop.run(run_kubernetes(settings, reconcile))
         else:
-            asyncio.run(run_directory(settings, reconcile))
+            uvloop.run(run_directory(settings, reconcile))
     except StartError as error:
         sys.stderr.write(f"windlass-operator: {error}\n")
         sys.exit(1)

@@ -98,8 +98,13 @@ def test_a_durable_object_that_was_harmed_is_rebuilt_from_what_replicas_hold(
     if harm == "deleted":
         path.unlink()
     else:
-        path.write_bytes(b"{" if harm == "damaged" else old)
+        # In one go: half of an old copy is damage.
+        fresh = path.with_suffix(".fresh")
+        fresh.write_bytes(b"{" if harm == "damaged" else old)
+        fresh.replace(path)
     operator.await_said("store.changed")
+    if harm == "damaged":
+        operator.await_said("store.damaged")  # until it was put aside it can't be read here either
     until(lambda: workspace.committed() == 2 and workspace.durable()["plan"]["epoch"] >= epoch, workspace.durable)
     workspace.write("m-3", 3)
     workspace.await_committed(3)

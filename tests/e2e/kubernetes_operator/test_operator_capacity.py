@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from patience import wait_until
@@ -18,15 +18,18 @@ from patience import wait_until
 from windlass_testing.evidence import measured
 from windlass_testing.following import Replica
 
-pytestmark = [pytest.mark.lab, pytest.mark.soak, pytest.mark.unproven, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.lab, pytest.mark.soak, pytest.mark.timeout(900)]
 
 SERVERS, REPLICAS_EACH, VERSIONS_EACH = 20, 5, 5
 MAX_MIB = 128
 MAX_IDLE_CPU = 0.01
 IDLE_SECONDS = 60
+SQUARES = "total = 0\nfor each in range(number): total += each * each"
+USUAL_SECONDS = 0.32
+"""Of a usual core for five million squares."""
 ROLLOUT = {"keepPrevious": "20s"}
 """Long enough to be seen, short enough to be waited for: until it ends there is something to do."""
-MAX_REQUESTS = {"configmaps": 5, "modelversions/status": 3 * VERSIONS_EACH, "events": 5}
+MAX_REQUESTS = {"configmaps": 5, "modelversions/status": 3 * (VERSIONS_EACH + 1), "events": 5}
 """Writes for one rollout, by resource: plan and record, the statuses of the server's ModelVersions, what is told."""
 
 
@@ -43,11 +46,33 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def share_of_cpu(pid: int, seconds: float) -> float:
+class Idle(NamedTuple):
     """The share of one core that a process uses while nothing is asked of it."""
-    began, used = time.monotonic(), cpu_seconds(pid)
-    time.sleep(seconds)  # what is measured is time that passes
-    return (cpu_seconds(pid) - used) / (time.monotonic() - began)
+
+    here: float
+    usual: float
+    """Of a core as figures are given for: how fast this one is, with what else it has to do, is measured meanwhile."""
+
+    def __str__(self) -> str:
+        return f"{self.usual:.2%} ({self.here:.2%} of this machine's)"
+
+
+def idle_of(pid: int, seconds: float) -> Idle:
+    """Measures it."""
+    pieces = 10
+    began, used, work = time.monotonic(), cpu_seconds(pid), 0.0
+    for _ in range(pieces):
+        time.sleep(seconds / pieces)  # what is measured is time that passes
+        work += seconds_of_work(5_000_000 // pieces)
+    here = (cpu_seconds(pid) - used) / (time.monotonic() - began)
+    return Idle(here, here * USUAL_SECONDS / work)
+
+
+def seconds_of_work(squares: int) -> float:
+    """Of this thread, to add up so many squares."""
+    began = time.thread_time()
+    exec(SQUARES, {"number": squares})
+    return time.thread_time() - began
 
 
 def written(operator: Any) -> Callable[[], dict[str, float]]:
@@ -73,7 +98,7 @@ def test_a_hundred_replicas_of_twenty_servers_cost_little(stage) -> None:
     operator = stage.operator()
     wait_until(lambda: operator.acting, stage.seen)
     url = operator.url
-    alone = share_of_cpu(operator.process.pid, IDLE_SECONDS / 2)
+    alone = idle_of(operator.process.pid, IDLE_SECONDS / 2)
     servers = [f"s{number}" for number in range(SERVERS)]
     pods = [(f"{server}-{number}", server) for server in servers for number in range(REPLICAS_EACH)]
     spec = {"schedulerName": "nobody", "containers": [{"name": "server", "image": "none"}]}
@@ -121,10 +146,10 @@ def test_a_hundred_replicas_of_twenty_servers_cost_little(stage) -> None:
     wait_until(lambda: stage.status("s0-5").get("phase") == "Previous", stage.seen)
     requests = writes()
     wait_until(lambda: "Previous" not in phases(stage), stage.seen)
-    idle = share_of_cpu(operator.process.pid, IDLE_SECONDS)
+    idle = idle_of(operator.process.pid, IDLE_SECONDS)
     mib = peak_mib(operator.process.pid)
     figure = (
-        f"{mib:.0f} MiB at most, {alone:.1%} of a core without servers, {idle:.1%} with all of them subscribed and "
+        f"{mib:.0f} MiB at most; {alone} of a core without servers, {idle} with all of them subscribed and "
         f"nothing to do; writes for one rollout: {', '.join(f'{n:.0f} {kind}' for kind, n in requests.items())}"
     )
     measured(
@@ -132,7 +157,7 @@ def test_a_hundred_replicas_of_twenty_servers_cost_little(stage) -> None:
     )
     assert mib <= MAX_MIB, figure
     assert all(count <= MAX_REQUESTS[kind] for kind, count in requests.items()), figure
-    assert idle < MAX_IDLE_CPU, figure
+    assert idle.usual < MAX_IDLE_CPU, figure
 
 
 def phases(stage: Any) -> list[str]:

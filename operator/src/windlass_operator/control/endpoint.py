@@ -29,6 +29,7 @@ from windlass_contract.report import ServingReport
 from .auth import MAX_TOKEN_BYTES, Authenticator, Identity
 from .hub import EpochTooHighError, Hub, NotActingError
 from .registry import RegistryFullError
+from .wording import wording_of
 
 _SERVER: TypeAdapter[str] = TypeAdapter(ServerName)
 _DIGEST: TypeAdapter[str] = TypeAdapter(Digest)
@@ -45,8 +46,9 @@ def create_app(hub: Hub, authenticator: Authenticator) -> web.Application:
     """The application that serves `hub` to whom `authenticator` knows."""
     endpoint = _Endpoint(hub, authenticator)
     app = web.Application(middlewares=[_errors], client_max_size=MAX_REPORT_BYTES)
-    app.router.add_get(PLAN_PATH, endpoint.plan, allow_head=False)
+    # The router tries them in this order, and nearly all requests are reports.
     app.router.add_post(REPORT_PATH, endpoint.report)
+    app.router.add_get(PLAN_PATH, endpoint.plan, allow_head=False)
     app.router.add_get(SAMPLES_PATH, endpoint.samples, allow_head=False)
     return app
 
@@ -65,7 +67,11 @@ class _Endpoint:
     async def report(self, request: web.Request) -> web.Response:
         identity = await self._authenticate(request)
         body = await request.read()
-        if len(body) > _LARGE_REPORT:
+        wording = wording_of(body)
+        report = self._hub.repeated(identity.key, wording) if wording is not None else None
+        if report is not None:
+            pass  # its words were checked before; whether who sends it may is checked below
+        elif len(body) > _LARGE_REPORT:
             report = await asyncio.to_thread(self._parse_report, identity.key, body)
         else:
             report = self._parse_report(identity.key, body)
@@ -79,7 +85,7 @@ class _Endpoint:
                 web.HTTPForbidden, f"the token was given to replica {identity.replica!r}, not to {report.replica!r}"
             )
         try:
-            return _answer(self._hub.take_report(identity.key, report))
+            return _answer(self._hub.take_report(identity.key, report, wording))
         except RegistryFullError as error:
             raise _error(web.HTTPTooManyRequests, str(error)) from error
         except EpochTooHighError as error:
@@ -149,7 +155,7 @@ def _hold(request: web.Request) -> float:
 
 def _answer(document: Document) -> web.Response:
     # Exactly the fields that were given: a plan's digest is over them.
-    return web.json_response(document.to_dict())
+    return web.Response(body=document.to_json(), content_type="application/json")
 
 
 def _error(kind: type[web.HTTPError], message: str, **headers: str) -> web.HTTPError:

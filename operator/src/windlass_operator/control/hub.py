@@ -22,6 +22,7 @@ from windlass_contract.report import ServingReport
 from windlass_operator.engine.interface import SeenReport
 
 from .registry import Registry
+from .wording import Wording
 
 _AFTER_BEAT_SECONDS = 0.02
 """Reports are wanted a little after the beat: one from a clock that is fast would miss it, and be asked for again."""
@@ -137,7 +138,12 @@ class Hub:
 
     # What the endpoint does.
 
-    def take_report(self, server: str, report: ServingReport) -> ReportAnswer:
+    def repeated(self, server: str, wording: Wording) -> ServingReport | None:
+        """The report that is worded so, if it is the last one of its instance but for the sequence."""
+        channel = self._channels.get(server)
+        return channel.registry.repeated(wording) if channel is not None else None
+
+    def take_report(self, server: str, report: ServingReport, wording: Wording | None = None) -> ReportAnswer:
         """Remembers a report, and answers it. While the operator gathers the report counts, although the answer is
         `NotActingError`. Raises `RegistryFullError`, `EpochTooHighError`.
         """
@@ -148,7 +154,7 @@ class Hub:
                 f"replica {report.replica!r} reports a plan of epoch {report.plan.epoch}; above {MAX_REPORTED_EPOCH} "
                 "none is taken from a report: remove plan.json from the replica's state folder and restart it"
             )
-        if channel.registry.take(report):
+        if channel.registry.take(report, wording):
             self.on_news(server)
         self._acting(server)
         after = _until_beat(self._clock()) if channel.quiet and _settled(channel, report) else REPORT_SECONDS
@@ -171,8 +177,9 @@ class Hub:
     async def next_plan(
         self, server: str, epoch: int | None, digest: str | None, hold: float = POLL_SECONDS
     ) -> ServingPlan | None:
-        """The plan, as soon as it isn't the one named; the same after `hold` seconds. Raises `NotActingError`."""
+        """The plan, as soon as it isn't the one named; the same after about `hold` seconds. Raises `NotActingError`."""
         started = self._clock()
+        hold = hold_to_beat(started, hold)
         while True:
             channel = self._acting(server)
             plan = channel.plan
@@ -219,6 +226,13 @@ def _until_beat(now: float) -> float:
     """
     left = QUIET_REPORT_SECONDS - now % QUIET_REPORT_SECONDS + _AFTER_BEAT_SECONDS
     return round(min(max(left, REPORT_SECONDS), QUIET_REPORT_SECONDS), 3)
+
+
+def hold_to_beat(now: float, hold: float) -> float:
+    """Seconds for which a poll is held, so that those of all replicas end when their reports come, and find warm caches
+    too. Those that are held for long end a little early."""
+    early = (now + hold - _AFTER_BEAT_SECONDS) % QUIET_REPORT_SECONDS
+    return hold - early if hold > 2 * QUIET_REPORT_SECONDS else hold
 
 
 def _patience(plan: ServingPlan | None, epoch: int | None, digest: str | None, hold: float) -> float:

@@ -9,6 +9,8 @@ from windlass_contract.control import SUBSCRIBED_SECONDS
 from windlass_contract.report import ServingReport, VersionReport
 from windlass_operator.engine.interface import SeenReport
 
+from .wording import Wording
+
 FORGET_SECONDS = 300.0
 """An instance that was silent for so long is gone. Long enough for its counters to have been looked at."""
 MAX_INSTANCES = 5000
@@ -24,6 +26,8 @@ class _Entry:
     report: ServingReport
     received: float
     first: float
+    wording: bytes | None = None
+    """Of the report as it came; see `Wording.digest`."""
 
 
 class Registry:
@@ -32,22 +36,35 @@ class Registry:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
+        self._worded: dict[bytes, _Entry] = {}
+        """By wording."""
 
-    def take(self, report: ServingReport) -> bool:
-        """Remembers a report; returns whether it says something new. One that was overtaken on its way by a later
-        one of the same instance is not taken. Raises `RegistryFullError`.
+    def repeated(self, wording: Wording) -> ServingReport | None:
+        """The report that is worded so, without reading it; None: that isn't known."""
+        entry = self._worded.get(wording.digest)
+        return entry.report.model_copy(update={"sequence": wording.sequence}) if entry is not None else None
+
+    def take(self, report: ServingReport, wording: Wording | None = None) -> bool:
+        """Remembers a report, which came in this wording; returns whether it says something new. One that was overtaken
+        on its way by a later one of the same instance is not taken. Raises `RegistryFullError`.
         """
         now = self._clock()
+        if wording is not None and wording.sequence != report.sequence:
+            wording = None  # what caught the eye was another number
         entry = self._entries.get(report.instance)
         if entry is None:
             self._forget(now)
             if len(self._entries) >= MAX_INSTANCES:
                 raise RegistryFullError(f"{MAX_INSTANCES} instances of this server have reported already")
-            self._entries[report.instance] = _Entry(report, now, now)
+            entry = self._entries[report.instance] = _Entry(report, now, now)
+            self._word(entry, wording)
             return True
         if report.sequence < entry.report.sequence:
             return False
-        news = now - entry.received > SUBSCRIBED_SECONDS or _substance(report) != _substance(entry.report)
+        news = now - entry.received > SUBSCRIBED_SECONDS
+        if wording is None or wording.digest != entry.wording:
+            news = news or _substance(report) != _substance(entry.report)
+            self._word(entry, wording)
         entry.report, entry.received = report, now
         return news
 
@@ -67,7 +84,14 @@ class Registry:
 
     def _forget(self, now: float) -> None:
         for instance in [name for name, entry in self._entries.items() if now - entry.received > FORGET_SECONDS]:
-            del self._entries[instance]
+            self._word(self._entries.pop(instance), None)
+
+    def _word(self, entry: _Entry, wording: Wording | None) -> None:
+        if entry.wording is not None:
+            del self._worded[entry.wording]
+        entry.wording = wording.digest if wording is not None else None
+        if entry.wording is not None:
+            self._worded[entry.wording] = entry
 
 
 def _substance(report: ServingReport) -> object:

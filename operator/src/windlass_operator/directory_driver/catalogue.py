@@ -7,7 +7,7 @@ frozen until it is mended.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from windlass_contract.model_version import ModelVersion
@@ -155,6 +155,22 @@ def build(
         if problem is not None:
             refused.append(problem)
     return Catalogue(kept, tuple(_problem(entry, memory) for entry in bad), tuple(refused), tuple(foreign))
+
+
+def build_remembered() -> Callable[[Sequence[Entry], frozenset[str], Mapping[str, Remembered], str], Catalogue]:
+    """`build`, which gives the last catalogue when it is asked for the same again: nothing changed in the directory."""
+    last: tuple[object, Catalogue] | None = None
+
+    def again(
+        entries: Sequence[Entry], unsettled: frozenset[str], memory: Mapping[str, Remembered], unreadable: str
+    ) -> Catalogue:
+        nonlocal last
+        asked = (tuple(entries), unsettled, memory, unreadable)
+        if last is None or last[0] != asked:
+            last = (asked, build(entries, unsettled, memory, unreadable))
+        return last[1]
+
+    return again
 
 
 def _one_file_per_name(

@@ -26,7 +26,7 @@ from windlass_operator.driving.view import ServerView
 from windlass_operator.engine.interface import Event, Observation, Outcome
 from windlass_operator.metrics import Metrics
 
-from .catalogue import Catalogue, Problem, Remembered, build
+from .catalogue import Catalogue, Problem, Remembered, build_remembered
 from .events import EventLog
 from .files import FileProblemError, remove_leftovers
 from .lock import StateLock
@@ -113,6 +113,7 @@ class DirectoryDriver:
         self._samples = SamplesReader(self._directory)
         self._memory: Mapping[str, Remembered] = {}
         self._catalogue = Catalogue()
+        self._build = build_remembered()
         self._views: dict[str, ServerView] = {}
         self._settled = False
         """Whether every file of the directory was counted by the last scan."""
@@ -249,7 +250,7 @@ class DirectoryDriver:
         Raises `OSError`, `StoreError`.
         """
         scan = await asyncio.to_thread(self._scanner.scan, frozenset(self._memory))
-        catalogue = build(scan.entries, scan.unsettled, self._memory, scan.unreadable)
+        catalogue = self._build(scan.entries, scan.unsettled, self._memory, scan.unreadable)
         if catalogue.memory != self._memory:
             # Before anything is done about it: a restart must not give a generation twice.
             await asyncio.to_thread(save_memory, self._folders.state / "objects.json", catalogue.memory)

@@ -25,6 +25,8 @@ class StatusFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._written: dict[str, ModelVersionStatus] = {}
+        self._given: dict[str, ModelVersionStatus] = {}
+        """As given for what is written: the very same again needs no second look."""
 
     def load(self) -> list[str]:
         """Reads what is there, for its `lastTransitionTime`s and to be tidied up; returns what couldn't be read.
@@ -55,6 +57,8 @@ class StatusFiles:
         problem: OSError | None = None
         for name, status in sorted(statuses.items()):
             before = self._written.get(name)
+            if before is not None and self._given.get(name) is status:
+                continue
             dated = with_transition_times(status, before.conditions if before else (), at)
             if before is None or dated != before:
                 try:
@@ -64,9 +68,11 @@ class StatusFiles:
                     continue
                 self._written[name] = dated
                 changed.append(name)
+            self._given[name] = status
         for name in sorted(self._written.keys() - statuses.keys()) if complete else ():
             remove(self._folder / f"{name}.yaml")
             del self._written[name]
+            self._given.pop(name, None)
             changed.append(name)
         if problem is not None:
             raise problem

@@ -124,10 +124,33 @@ class FolderStore:
 
     def __init__(self, store: StateStore) -> None:
         self._store = store
+        self._asked: set[str] = set()
+        self._look: asyncio.Task[dict[str, str | StoreError]] | None = None
+        """The look that whoever asks in this turn of the event loop shares."""
 
     async def age(self, key: str, generation: str) -> float | None:
         """0, or None: the file has another generation. Raises `StoreError`."""
-        return 0.0 if await asyncio.to_thread(self._store.generation, key) == generation else None
+        if self._look is None:
+            # All servers are confirmed at the same moment: a thread for each would cost more than the looks.
+            self._look = asyncio.create_task(self._look_once())
+        self._asked.add(key)
+        found = (await asyncio.shield(self._look))[key]
+        if isinstance(found, StoreError):
+            raise found
+        return 0.0 if found == generation else None
+
+    async def _look_once(self) -> dict[str, str | StoreError]:
+        asked, self._asked, self._look = self._asked, set(), None
+        return await asyncio.to_thread(self._generations, sorted(asked))
+
+    def _generations(self, servers: list[str]) -> dict[str, str | StoreError]:
+        found: dict[str, str | StoreError] = {}
+        for server in servers:
+            try:
+                found[server] = self._store.generation(server)
+            except StoreError as error:
+                found[server] = error
+        return found
 
     async def read(self, key: str) -> Stored:
         """See `StateStore.read`."""

@@ -17,12 +17,16 @@ from windlass_operator.control.hub import NotActingError
 
 from .api import FORBIDDEN, TOKEN_REVIEWS, Api, ApiError, Object
 from .cluster import Seen
-from .issuer import IssuerKeys, Who
+from .issuer import IssuerKeys, Who, expiry_of
 from .objects import SeenPod
 
 AUDIENCE = "windlass-operator"
-GOOD_SECONDS = 30.0
-"""For which the API server's word is taken; the Pod's label is looked at each time."""
+GOOD_SECONDS = 300.0
+"""For which the API server's word is taken at most, and no longer than the token itself is good for. That the Pod is
+there still and whose label it has is looked at each time. With many replicas the reviews cost more than all else that
+an idle operator asks of the API server."""
+DOUBTFUL_SECONDS = 30.0
+"""The same for a token that by our clock is good for less, or for nobody knows how long: the clock may be off."""
 BAD_SECONDS = 5.0
 FORBIDDEN_SECONDS = 300.0
 """For which nothing is reviewed after that was forbidden: the right may be given later."""
@@ -73,7 +77,8 @@ class TokenReviews:
         except ApiError as error:
             structlog.get_logger("windlass.reviews").warning("token.not_reviewed", error=str(error))
             raise NotActingError("whose control token it is can't be asked of the API server now") from error
-        self._remembered[key] = (who, now + (BAD_SECONDS if who is None else GOOD_SECONDS))
+        good = BAD_SECONDS if who is None else good_seconds(token, time.time())
+        self._remembered[key] = (who, now + good)
         self._remembered.move_to_end(key)
         while len(self._remembered) > MAX_REMEMBERED:
             self._remembered.popitem(last=False)
@@ -97,6 +102,12 @@ class TokenReviews:
                 "tokens.by_keys", reason=str(error), effect="control tokens are checked by the issuer's keys"
             )
             return await self._keys.who(token)
+
+
+def good_seconds(token: str, at: float) -> float:
+    """For how long the word is taken that a token is good; `at` is now, in seconds of the epoch."""
+    left = expiry_of(token) - at
+    return min(left, GOOD_SECONDS) if left > DOUBTFUL_SECONDS else DOUBTFUL_SECONDS
 
 
 def pod_of_review(answer: Object) -> Who | None:
