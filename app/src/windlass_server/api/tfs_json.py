@@ -29,6 +29,7 @@ TYPE_NAME = {
     for datatype, name in TENSORFLOW_NAME.items()
 }
 """TensorFlow's names as they stand in error messages."""
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
 _NOT_IN_JSON = {DataType.FP16, DataType.BF16}
 _PLAIN_TYPES: dict[DataType, frozenset[type]] = {
     **{datatype: frozenset({int}) for datatype in DataType},
@@ -156,6 +157,9 @@ def _dense(value: Any, datatype: DataType) -> Tensor | None:
 def _number_array(values: list[Any], datatype: DataType) -> Tensor | None:
     dtype = NUMPY_TYPE[datatype]
     if datatype is DataType.FP32:
+        if values and -_MAX_FLOAT32 <= min(values) and max(values) <= _MAX_FLOAT32:
+            # NaN compares with nothing: it is passed over, or fails a comparison and is looked at below.
+            return np.array(values, dtype=np.float32)
         wide = np.array(values, dtype=np.float64)
         with np.errstate(over="ignore"):
             narrow = wide.astype(np.float32)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from windlass_contract.manifest import Signature, TensorSpec
 from windlass_server.errors import Code, ServingError
-from windlass_server.tensors import Tensor, datatype_of
+from windlass_server.tensors import Tensor, datatype_of, shape_fits
 
 
 class Runtime(Protocol):
@@ -63,7 +63,4 @@ def check_inputs(signature: Signature, inputs: Mapping[str, Tensor]) -> None:
 
 def fits(spec: TensorSpec, shape: Sequence[int]) -> bool:
     """Whether a tensor of this shape is one of these."""
-    return spec.shape is None or (
-        len(spec.shape) == len(shape)
-        and all(wanted in (-1, found) for wanted, found in zip(spec.shape, shape, strict=True))
-    )
+    return shape_fits(shape, spec.shape)
