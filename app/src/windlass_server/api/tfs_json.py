@@ -157,7 +157,7 @@ def _dense(value: Any, datatype: DataType) -> Tensor | None:
 def _number_array(values: list[Any], datatype: DataType) -> Tensor | None:
     dtype = NUMPY_TYPE[datatype]
     if datatype is DataType.FP32:
-        if values and -_MAX_FLOAT32 <= min(values) and max(values) <= _MAX_FLOAT32:
+        if values and min(values) >= -_MAX_FLOAT32 and max(values) <= _MAX_FLOAT32:
             # NaN compares with nothing: it is passed over, or fails a comparison and is looked at below.
             return np.array(values, dtype=np.float32)
         wide = np.array(values, dtype=np.float64)

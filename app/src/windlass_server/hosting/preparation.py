@@ -18,8 +18,9 @@ from windlass_contract.report import VersionState
 from windlass_contract.samples import AcceptanceSamples
 from windlass_server.errors import Code, ServingError
 from windlass_server.hosting import trials
+from windlass_server.hosting.asking import WorkerDownError
 from windlass_server.hosting.background import in_background
-from windlass_server.hosting.hosted_worker import HostedWorker, ResidentSettings, WorkerDownError
+from windlass_server.hosting.hosted_worker import HostedWorker, ResidentSettings
 from windlass_server.hosting.launcher import Launcher, LauncherError
 from windlass_server.hosting.memory import kill_first
 from windlass_server.hosting.parity import MAX_PARITY_BYTES, ParityArrays, read_parity

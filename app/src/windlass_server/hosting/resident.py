@@ -12,8 +12,9 @@ from windlass_contract.failures import Failure, Gate, GateResult, Reason
 from windlass_contract.manifest import Manifest, Signature
 from windlass_contract.report import VersionReport, VersionState
 from windlass_server.errors import Code, ServingError
+from windlass_server.hosting.asking import WorkerDownError
 from windlass_server.hosting.faults import NoAnswerInTimeError, WorkerLostError
-from windlass_server.hosting.hosted_worker import HostedWorker, ResidentSettings, WorkerDownError
+from windlass_server.hosting.hosted_worker import HostedWorker, ResidentSettings, outputs_of
 from windlass_server.hosting.launcher import Launcher
 from windlass_server.hosting.memory_watch import Footprint
 from windlass_server.hosting.preparation import Findings, Preparation, PreparationError, VersionSpec
@@ -154,22 +155,15 @@ class Resident:
         """Runs a signature within `timeout` seconds. `outputs`: only these. Raises `ServingError`.
         Cancelled, the worker's answer is thrown away."""
         worker, wanted = self._admit(signature, inputs, outputs)
-        started = sent = time.monotonic()
-        has_begun = False
-
-        def begins() -> None:
-            nonlocal sent, has_begun
-            sent, has_begun = time.monotonic(), True
-
+        asked = worker.ask(signature, inputs, wanted, time.monotonic() + timeout)
         self.in_flight += 1
         try:
-            async with asyncio.timeout(timeout):
-                return await worker.run(signature, inputs, wanted, started + timeout, begins)
+            return outputs_of(await asked.answer, wanted)
         except WorkerDownError as error:
             raise WorkerLostError(f"{self._name} can't answer: {error}", worker.pid, worker.crashed) from None
         except TimeoutError:
             # Its own run, or another that blocks the worker: either way nothing came of the version meanwhile.
-            ran = max(time.monotonic() - sent if has_begun else 0.0, worker.oldest_seconds)
+            ran = max(0.0 if asked.sent is None else time.monotonic() - asked.sent, worker.oldest_seconds)
             own_share = min(ran / timeout, 1.0)
             message = f"{self._name} had no answer in {timeout:.3g} s"
             raise NoAnswerInTimeError(message, own_share=own_share) from None
