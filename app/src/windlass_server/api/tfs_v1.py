@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from windlass_contract.manifest import TensorSpec
@@ -31,6 +30,7 @@ _ASK = re.compile(
     r"/v1/models/([^/:]+)(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?:(classify|regress|predict)", _FLAGS
 )
 _LOOK = re.compile(r"/v1/models(?:/([^/:]+))?(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?(?:/(metadata))?", _FLAGS)
+_PATTERNS = {"POST": _ASK, "GET": _LOOK}
 _MAX_INT64 = 2**63 - 1
 _STATE = {
     VersionState.WAITING: "START",
@@ -45,8 +45,7 @@ _STATE = {
 }
 
 
-@dataclass(frozen=True)
-class _Target:
+class _Target(NamedTuple):
     """What a URL names."""
 
     model: str
@@ -65,13 +64,11 @@ class TfsV1:
         """Answers one request. Raises `ServingError` and `ModelError`."""
         if request.method == "OPTIONS":
             return _preflight(request)
-        match = (
-            {"POST": _ASK, "GET": _LOOK}[request.method].fullmatch(request.path)
-            if request.method in {"POST", "GET"}
-            else None
-        )
+        pattern = _PATTERNS.get(request.method)
+        path = request.path
+        match = pattern.fullmatch(path) if pattern is not None else None
         if match is None:
-            raise ServingError(Code.INVALID_ARGUMENT, f"Malformed request: {request.method} {request.path}")
+            raise ServingError(Code.INVALID_ARGUMENT, f"Malformed request: {request.method} {path}")
         target = _target(match)
         if request.method == "GET":
             return self._look(target, request)

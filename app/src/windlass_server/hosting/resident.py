@@ -18,7 +18,6 @@ from windlass_server.hosting.hosted_worker import HostedWorker, ResidentSettings
 from windlass_server.hosting.launcher import Launcher
 from windlass_server.hosting.memory_watch import Footprint
 from windlass_server.hosting.preparation import Findings, Preparation, PreparationError, VersionSpec
-from windlass_server.runtimes.runtime import check_inputs
 from windlass_server.tensors import Tensor
 
 __all__ = ["Resident", "ResidentSettings", "VersionSpec"]
@@ -152,9 +151,9 @@ class Resident:
         *,
         timeout: float,  # noqa: ASYNC109 - it is the worker's deadline too
     ) -> dict[str, Tensor]:
-        """Runs a signature within `timeout` seconds. `outputs`: only these. Raises `ServingError`.
-        Cancelled, the worker's answer is thrown away."""
-        worker, wanted = self._admit(signature, inputs, outputs)
+        """Runs a signature within `timeout` seconds. `outputs`: only these. Raises `ServingError`; the worker holds
+        `inputs` against the signature before it runs anything. Cancelled, its answer is thrown away."""
+        worker, wanted = self._admit(signature, outputs)
         asked = worker.ask(signature, inputs, wanted, time.monotonic() + timeout)
         self.in_flight += 1
         try:
@@ -202,9 +201,7 @@ class Resident:
         self.state = state
         self._on_change(self)
 
-    def _admit(
-        self, signature: str, inputs: Mapping[str, Tensor], outputs: list[str] | None
-    ) -> tuple[HostedWorker, list[str]]:
+    def _admit(self, signature: str, outputs: list[str] | None) -> tuple[HostedWorker, list[str]]:
         worker = self._worker
         if worker is None or worker.down.is_set():
             raise ServingError(Code.UNAVAILABLE, f"{self._name} can't answer now", retry_after=1)
@@ -213,9 +210,8 @@ class Resident:
             raise ServingError(
                 Code.INVALID_ARGUMENT, f'Serving signature name: "{signature}" not found in signature def'
             )
-        check_inputs(known, inputs)
         wanted = list(known.outputs) if outputs is None else outputs
-        unknown = [name for name in wanted if name not in known.outputs]
+        unknown = [] if outputs is None else [name for name in wanted if name not in known.outputs]
         if unknown or not wanted:
             raise ServingError(
                 Code.INVALID_ARGUMENT, f"the outputs are {sorted(known.outputs)}, asked was for {unknown or wanted}"

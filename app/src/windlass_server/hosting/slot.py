@@ -195,7 +195,7 @@ class Place:
             self.slot.leave(explicit=self.explicit)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Ticket(Admission):
     """An admission as the host gives it out."""
 
