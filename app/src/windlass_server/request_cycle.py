@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -64,19 +65,15 @@ class RequestCycle(RequestResponseCycle):
 
     def _head_of(self, status: int, headers: Any) -> bytes:
         lines = [STATUS_LINE[status]]
-        for name, value in (*self.default_headers, *headers):
-            if HEADER_RE.search(name) or HEADER_VALUE_RE.search(value):
-                raise RuntimeError(f"the answer's header {name!r} has characters that no header may have")
-            match name:
-                case b"content-length":
-                    self.expected_content_length = int(value)
-                    self.chunked_encoding = False
-                case b"connection":
-                    closes = b"close" in [token.strip() for token in value.lower().split(b",")]
-                    self.keep_alive = self.keep_alive and not closes
-                    if closes:
-                        continue  # it is said below
-            lines.append(b"%s: %s\r\n" % (name, value))
+        headers = [*self.default_headers, *headers]
+        for name, value in headers:
+            if name == b"content-length":
+                self.expected_content_length = int(value)
+                self.chunked_encoding = False
+            elif name == b"connection" and b"close" in [token.strip() for token in value.lower().split(b",")]:
+                self.keep_alive = False
+                continue  # it is said below
+            lines.append(_line(name, value))
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
         if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in _NO_BODY:
@@ -112,6 +109,14 @@ class RequestCycle(RequestResponseCycle):
         if not self.keep_alive:
             self.transport.close()
         self.on_response()
+
+
+@lru_cache(maxsize=256)
+def _line(name: bytes, value: bytes) -> bytes:
+    """Of an answer's head. Most are those of the answer before. Raises `RuntimeError`."""
+    if HEADER_RE.search(name) or HEADER_VALUE_RE.search(value):
+        raise RuntimeError(f"the answer's header {name!r} has characters that no header may have")
+    return b"%s: %s\r\n" % (name, value)
 
 
 class Departure:

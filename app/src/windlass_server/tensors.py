@@ -142,7 +142,7 @@ def from_raw(data: bytes | bytearray | memoryview, datatype: DataType, shape: Se
     before anything is allocated.
     """
     count = element_count(shape)
-    if any(dimension < 0 for dimension in shape):
+    if min(shape, default=0) < 0:
         raise ValueError(f"shape {list(shape)} has a negative dimension")
     view = memoryview(data)
     if datatype is DataType.BYTES:

@@ -145,6 +145,11 @@ def _dense(value: Any, datatype: DataType) -> Tensor | None:
     shape = _dense_shape(value)
     level = [value]
     for size in shape:
+        if len(level) == 1:  # of one row there is nothing to be joined
+            if not isinstance(level[0], list) or len(level[0]) != size:
+                return None
+            level = level[0]
+            continue
         if not (set(map(type, level)) <= {list} and set(map(len, level)) <= {size}):
             return None
         level = list(itertools.chain.from_iterable(level))

@@ -22,6 +22,7 @@ ALIGNMENT = 64
 MAX_BUFFERS = 512
 """How many pieces one `sendmsg` takes; Linux allows 1024."""
 
+_DATATYPES = {datatype.value: datatype for datatype in DataType}
 _JOINED_BYTES = 4096
 """Up to here a body is copied behind its head: one piece costs less than several."""
 
@@ -90,9 +91,9 @@ def decode(
             if datatype == DataType.BYTES and pack_from is not None and size >= pack_from:
                 tensors[name] = PackedStrings.of(piece, shape)
             else:
-                tensors[name] = from_raw(piece, DataType(datatype), shape)
+                tensors[name] = from_raw(piece, _DATATYPES[datatype], shape)
             position += size + -size % ALIGNMENT
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise FrameError(f"a frame that can't be read: {error}") from error
     return head, tensors
 

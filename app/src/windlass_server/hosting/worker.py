@@ -1,7 +1,9 @@
 """A worker: the process that holds one version. It was forked from a template and knows nothing but its channel.
 
 Each of its threads reads a request, runs it and answers it, and only one reads at a time: so a request is taken by the
-thread that will run it, without a hand-over. At the end of the channel the process ends.
+thread that will run it, without a hand-over. Where running it takes less than waking the next thread, that one goes on
+reading only after the answer, and the requests that came together are answered together. At the end of the channel the
+process ends.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from windlass_server.hosting.frames import (
 )
 from windlass_server.hosting.memory_reading import private_bytes
 from windlass_server.hosting.processes import lower_priority
+from windlass_server.hosting.usual import Usual
 from windlass_server.runtimes import import_runtime
 from windlass_server.runtimes.runtime import Runtime, check_inputs
 from windlass_server.tensors import Tensor
@@ -44,6 +47,8 @@ _MAX_MESSAGE = 1000
 _READ_AHEAD = 64 * 1024
 
 _T = TypeVar("_T")
+_Request = tuple[dict[str, Any], dict[str, Tensor]]
+"""Head and tensors of a frame."""
 _Work = Callable[[dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], dict[str, Tensor]]]
 
 
@@ -75,6 +80,7 @@ class Worker:
         self._ahead_start = self._ahead_end = 0
         self._reading = threading.Lock()
         self._writing = threading.Lock()
+        self._usual = Usual()
         self._work: dict[str, _Work] = {
             "hello": self._hello,
             "check": self._check,
@@ -87,14 +93,22 @@ class Worker:
         while True:
             with self._reading:
                 try:
-                    head, tensors = self._receive()
+                    requests = self._receive()
                 except (OSError, EOFError, FrameError):
                     os._exit(0)  # main has closed the channel, or is gone; a frame of it can't be wrong
-            pieces = self._answer(head, tensors)
-            del tensors
-            with self._writing:
-                self._send(pieces)
-            del pieces  # the next request may be long in coming
+                at_once = self._usual.at_once
+                if at_once:
+                    self._answer_all(requests)
+            if not at_once:
+                self._answer_all(requests)
+            del requests  # the next may be long in coming
+
+    def _answer_all(self, requests: list[_Request]) -> None:
+        pieces: list[Buffer] = []
+        while requests:
+            pieces += self._answer(*requests.pop(0))
+        with self._writing:
+            self._send(pieces)
 
     def _answer(self, head: dict[str, Any], tensors: dict[str, Tensor]) -> list[Buffer]:
         try:
@@ -145,11 +159,37 @@ class Worker:
             return {}, _gently(lambda: model.run(head["signature"], tensors, outputs))
         begun = time.monotonic()
         answer = model.run(head["signature"], tensors, outputs)
-        return {"seconds": time.monotonic() - begun}, answer
+        seconds = time.monotonic() - begun
+        self._usual.note(seconds)
+        return {"seconds": seconds}, answer
 
-    def _receive(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        head, body = lengths(self._read(PREFIX.size), self._max_request_bytes)
+    def _receive(self) -> list[_Request]:
+        """The next request, and of those behind it what is there already and is to be answered with it."""
+        requests = [self._next()]
+        while len(requests) < self._usual.group and self._is_there():
+            requests.append(self._next())
+        return requests
+
+    def _next(self) -> _Request:
+        while self._ahead_end - self._ahead_start < PREFIX.size:
+            self._read_ahead()
+        head, body = lengths(self._ahead[self._ahead_start : self._ahead_end], self._max_request_bytes)
+        self._ahead_start += PREFIX.size
         return decode(self._read(head + body), head)
+
+    def _is_there(self) -> bool:
+        """Whether a whole request has been read."""
+        there = self._ahead_end - self._ahead_start
+        if there < PREFIX.size:
+            return False
+        size = lengths(self._ahead[self._ahead_start : self._ahead_end], self._max_request_bytes)
+        return there >= PREFIX.size + sum(size)
+
+    def _read_ahead(self) -> None:
+        there = self._ahead_end - self._ahead_start
+        self._ahead[:there] = bytes(self._ahead[self._ahead_start : self._ahead_end])
+        self._ahead_start, self._ahead_end = 0, there
+        self._ahead_end += self._receive_into(self._ahead[there:])
 
     def _read(self, size: int) -> memoryview:
         """So many bytes, in a buffer of their own. Small requests come several at a time; of a large one all but its
@@ -161,7 +201,7 @@ class Worker:
                 if size - filled >= len(self._ahead):
                     filled += self._receive_into(buffer[filled:])
                     continue
-                self._ahead_start, self._ahead_end = 0, self._receive_into(self._ahead)
+                self._read_ahead()
             count = min(size - filled, self._ahead_end - self._ahead_start)
             buffer[filled : filled + count] = self._ahead[self._ahead_start : self._ahead_start + count]
             filled += count
