@@ -401,7 +401,7 @@ class Host:
             explicit=explicit,
             manifest=resident.manifest,
             signatures=resident.signatures,
-            place=Place(slot, explicit),
+            place=Place(slot, explicit=explicit),
             deadline=time.monotonic() + self.settings.request_deadline,
         )
 
