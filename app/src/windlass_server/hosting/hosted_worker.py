@@ -150,10 +150,10 @@ class HostedWorker:
         """How long the oldest request that it was sent has been unanswered; 0 when there is none."""
         return self._asking.oldest_seconds
 
-    async def call(self, head: dict[str, Any]) -> Answer:
+    async def call(self, head: dict[str, Any], tensors: Mapping[str, Tensor] | None = None) -> Answer:
         """Sends a request when there is a place for it, and waits for the answer. Raises `WorkerDownError`, and
         `ServingError` when the worker says so."""
-        return await self._asking.ask(head).answer
+        return await self._asking.ask(head, tensors).answer
 
     def ask(
         self,

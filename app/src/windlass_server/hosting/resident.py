@@ -84,6 +84,11 @@ class Resident:
         return self._found.signatures
 
     @property
+    def batched(self) -> frozenset[str]:
+        """Signatures whose one-row requests are run together when they come together."""
+        return frozenset(self._found.batched)
+
+    @property
     def gates(self) -> list[GateResult]:
         """Evidence so far, in order."""
         return self._found.gates

@@ -28,9 +28,11 @@ class Usual:
         """The thread that reads a request is better off answering it than letting another one read meanwhile."""
         return self.seconds is not None and self.seconds <= _AT_ONCE_SECONDS
 
-    @property
-    def group(self) -> int:
-        """How many requests that are there a thread takes, to answer them together."""
+    def group(self, batches: int) -> int:
+        """How many requests that are there a thread takes, to answer them together. `batches`: rows of the largest
+        batch that may be run; 1: none are."""
+        if batches > 1:
+            return batches
         if not self.at_once or self.seconds is None:
             return 1
         return max(1, int(_GROUP_SECONDS / max(self.seconds, 1e-6)))

@@ -70,6 +70,10 @@ class LiteRTRuntime:
         finally:
             self._interpreters.put(interpreter)
 
+    def may_batch(self, _signature: str) -> bool:
+        """Never: a run takes microseconds, and for another number of rows an interpreter plans its memory anew."""
+        return False
+
     def _run_signature(self, interpreter: Any, signature: str, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         answer: dict[str, Any] = interpreter.get_signature_runner(signature)(**inputs)
         return answer

@@ -24,6 +24,11 @@ class Runtime(Protocol):
         fetched. Raises `ServingError` for what the model refuses."""
         ...
 
+    def may_batch(self, signature: str) -> bool:
+        """Whether several requests' rows may be tried in one run: that can take less than running each, and nothing in
+        one of them can hold up or change the others' run, since there is no branch, loop or changing state in it."""
+        ...
+
 
 class RuntimeModule(Protocol):
     """A module of this package. Importing it imports the framework and starts nothing."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework import op_def_registry  # no public way says whether an operation has state
 
 from windlass_contract.manifest import ELEMENT_TYPES, DataType, Signature, TensorSpec
 from windlass_server.errors import Code, ServingError
@@ -16,6 +17,20 @@ from windlass_server.runtimes.saved_model_methods import methods
 from windlass_server.tensors import NUMPY_TYPE, Tensor
 
 _MAX_MESSAGE = 1000
+_READING = frozenset(
+    {
+        *("Placeholder", "VarHandleOp", "ReadVariableOp", "ResourceGather", "StatefulPartitionedCall"),
+        *("HashTableV2", "MutableHashTableV2", "LookupTableFindV2"),
+    }
+)
+"""What TensorFlow calls stateful since it depends on variables and tables, and doesn't change them."""
+_CONTROL_FLOW = frozenset(
+    {
+        *("StatelessIf", "StatelessCase", "StatelessWhile", "If", "Case", "While", "For"),
+        *("Switch", "RefSwitch", "Merge", "RefMerge", "Enter", "RefEnter", "Exit", "RefExit", "NextIteration"),
+        *("RefNextIteration", "LoopCond", "MapDefun", "XlaIf", "XlaWhile"),
+    }
+)
 _CODES: list[tuple[Any, Code]] = [
     (tf.errors.InvalidArgumentError, Code.INVALID_ARGUMENT),
     (tf.errors.OutOfRangeError, Code.INVALID_ARGUMENT),
@@ -73,6 +88,20 @@ class TensorFlowRuntime:
             return {name: _to_numpy(answer[name]) for name in outputs}
         except tf.errors.OpError as error:
             raise _refusal(error) from None
+
+    def may_batch(self, signature: str) -> bool:
+        """See `Runtime`. By its graph, and those of all functions that it calls."""
+        graph = self._functions[signature].graph.as_graph_def()
+        functions = {function.signature.name for function in graph.library.function}
+        nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+        return all(node.op in functions or _only_computes(node.op) for node in nodes)
+
+
+def _only_computes(operation: str) -> bool:
+    known = op_def_registry.get(operation)
+    if known is None or operation in _CONTROL_FLOW:
+        return False
+    return operation in _READING if known.is_stateful else True
 
 
 def _signature(function: Any, method_name: str) -> Signature:
