@@ -143,29 +143,25 @@ class ProtocolRoute(BaseRoute):
         """Answers one request; never raises but for cancellation."""
         with self._bodies.body() as arriving:
             request = Request(scope, receive, self._limits, arriving)
-            answer = await self._answer(request)
-            if answer is not None:
-                try:
-                    arriving.is_answered(len(answer.body))
-                except ServingError as error:
-                    answer = error_answer(error)
-                await send_answer(request, answer, send)
+            try:
+                answer = await self._handler(request)
+                arriving.is_answered(len(answer.body))
+            except ClientDisconnect:
+                return  # nobody listens any more
+            except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client gets an answer
+                answer = _answer_to(error, request)
+            await send_answer(request, answer, send)
 
-    async def _answer(self, request: Request) -> Answer | None:
-        """None: nobody listens any more."""
-        try:
-            return await self._handler(request)
-        except ServingError as error:
-            return error_answer(error)
-        except ModelError as wrapped:
-            return error_answer(wrapped.error, wrapped.headers)
-        except ClientDisconnect:
-            return None
-        except Exception:  # noqa: BLE001 - the edge: it is logged whole, and the client gets an answer
-            _log.exception("request failed", path=request.path, request_id=request.request_id)
-            return error_answer(
-                ServingError(Code.INTERNAL, f"internal error; the log has it under request id {request.request_id}")
-            )
+
+def _answer_to(error: Exception, request: Request) -> Answer:
+    if isinstance(error, ServingError):
+        return error_answer(error)
+    if isinstance(error, ModelError):
+        return error_answer(error.error, error.headers)
+    _log.error("request failed", path=request.path, request_id=request.request_id, exc_info=error)
+    return error_answer(
+        ServingError(Code.INTERNAL, f"internal error; the log has it under request id {request.request_id}")
+    )
 
 
 async def send_answer(request: Request, answer: Answer, send: Send) -> None:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from windlass_contract.manifest import Signature
-from windlass_server.tensors import Tensor, raw_size, unpacked
+from windlass_server.tensors import PackedStrings, Tensor, raw_size, unpacked
 
 from .bodies import SMALL_BYTES
 from .document import Document, Inputs
@@ -81,7 +81,11 @@ class WorkHere:
 
 def write_here(writer: Writer, outputs: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> bytes:
     """On the spot: for small ones."""
-    return writer({name: unpacked(tensor) for name, tensor in outputs.items()}, **arguments)
+    for tensor in outputs.values():
+        if isinstance(tensor, PackedStrings):
+            outputs = {name: unpacked(each) for name, each in outputs.items()}
+            break
+    return writer(outputs, **arguments)
 
 
 class _ReadingHere:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -64,12 +65,7 @@ class TfsV1:
         """Answers one request. Raises `ServingError` and `ModelError`."""
         if request.method == "OPTIONS":
             return _preflight(request)
-        pattern = _PATTERNS.get(request.method)
-        path = request.path
-        match = pattern.fullmatch(path) if pattern is not None else None
-        if match is None:
-            raise ServingError(Code.INVALID_ARGUMENT, f"Malformed request: {request.method} {path}")
-        target = _target(match)
+        target = _target(request.method, request.path)
         if request.method == "GET":
             return self._look(target, request)
         body = await request.body()
@@ -131,7 +127,13 @@ class TfsV1:
         return json_answer(body)
 
 
-def _target(match: re.Match[str]) -> _Target:
+@lru_cache(maxsize=256)
+def _target(method: str, path: str) -> _Target:
+    """Nearly all requests name what others named before. Raises `ServingError`, which isn't remembered."""
+    pattern = _PATTERNS.get(method)
+    match = pattern.fullmatch(path) if pattern is not None else None
+    if match is None:
+        raise ServingError(Code.INVALID_ARGUMENT, f"Malformed request: {method} {path}")
     model, version_text, label, action = match.groups()
     version = None
     if version_text is not None:
