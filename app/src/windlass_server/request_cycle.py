@@ -64,21 +64,20 @@ class RequestCycle(RequestResponseCycle):
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     def _head_of(self, status: int, headers: Any) -> bytes:
-        lines = [STATUS_LINE[status]]
         headers = [*self.default_headers, *headers]
-        for name, value in headers:
-            if name == b"content-length":
-                self.expected_content_length = int(value)
-                self.chunked_encoding = False
-            elif name == b"connection" and b"close" in [token.strip() for token in value.lower().split(b",")]:
-                self.keep_alive = False
-                continue  # it is said below
-            lines.append(_line(name, value))
-        if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in _NO_BODY:
+        named = dict(headers)
+        lines = [STATUS_LINE[status], *map(_line, headers)]
+        length, connection = named.get(b"content-length"), named.get(b"connection")
+        if length is not None:
+            self.expected_content_length = int(length)
+            self.chunked_encoding = False
+        elif self.scope["method"] != "HEAD" and status not in _NO_BODY:
             self.chunked_encoding = True
             lines.append(b"transfer-encoding: chunked\r\n")
+        if connection is not None and b"close" in [token.strip() for token in connection.lower().split(b",")]:
+            self.keep_alive = False
+        elif not self.keep_alive:
+            lines.append(b"connection: close\r\n")
         lines.append(b"\r\n")
         return b"".join(lines)
 
@@ -112,11 +111,12 @@ class RequestCycle(RequestResponseCycle):
 
 
 @lru_cache(maxsize=256)
-def _line(name: bytes, value: bytes) -> bytes:
+def _line(header: tuple[bytes, bytes]) -> bytes:
     """Of an answer's head. Most are those of the answer before. Raises `RuntimeError`."""
+    name, value = header
     if HEADER_RE.search(name) or HEADER_VALUE_RE.search(value):
         raise RuntimeError(f"the answer's header {name!r} has characters that no header may have")
-    return b"%s: %s\r\n" % (name, value)
+    return b"%s: %s\r\n" % header
 
 
 class Departure:
