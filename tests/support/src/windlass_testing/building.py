@@ -164,6 +164,13 @@ def rowwise(folder: Path, *, how: str) -> None:
     _save(module, folder, {"serving_default": compute.get_concrete_function(rows)})
 
 
+def named(folder: Path) -> None:
+    """Several inputs and outputs of one type: see `models.named`."""
+    compute = tf.function(lambda z, a, m: {"second": 10 * a, "first": tf.identity(z), "third": 100 * m})
+    columns = {name: tf.TensorSpec([None, 1], tf.float32, name=name) for name in ("z", "a", "m")}
+    _save(tf.Module(), folder, {"serving_default": compute.get_concrete_function(**columns)})
+
+
 def counting(folder: Path) -> None:
     """y = x; while it loads, it counts 30 million different numbers in a table of a gigabyte. That is no tensor: who
     makes it doesn't ask TensorFlow's allocator, which would say no in good order."""
@@ -365,6 +372,7 @@ BUILDERS: dict[str, Builder] = {
         hungry,
         counting,
         rowwise,
+        named,
         refusing,
         image_decoder,
         scorer,

@@ -233,6 +233,16 @@ def rowwise(models: Path, model: str, version: int, kind: str, **manifest: Any) 
     return folder
 
 
+def named(models: Path, model: str, version: int, **manifest: Any) -> Path:
+    """Inputs `z`, `a`, `m` FP32 [-1, 1] to outputs `second` = 10 a, `first` = z and `third` = 100 m, in no order."""
+    folder = _copy(models, model, version, "named")
+    signature = Signature(
+        inputs=dict.fromkeys(("z", "a", "m"), _COLUMN), outputs=dict.fromkeys(("second", "first", "third"), _COLUMN)
+    )
+    write_manifest(folder, model, version, {"serving_default": signature}, **manifest)
+    return folder
+
+
 def hostile(
     models: Path, model: str, version: int, does: str, *, at_load: bool = False, argument: str = "", **manifest: Any
 ) -> Path:
