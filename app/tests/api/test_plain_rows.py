@@ -64,7 +64,10 @@ def test_it_reads_what_the_long_way_reads(rows, datatype, shape):
     ("body", "rows"),
     [
         (b'{"instances": [[1.5, -2e-3], [3, 4]]}', [[1.5, -0.002], [3, 4]]),
-        (b' {\n"instances"\t:[ [1] ] }\n', [[1]]),
+        (b' {\n"instances"\t:[ [1] ] }', [[1]]),
+        (b'{"instances": [[1]]}\n', None),
+        (b'{"instances": 1}', None),
+        (b'{"instances": [[1]], [[2]]}', None),
         (b'{"instances": [1, 2]}', [1, 2]),
         (b'{"instances": []}', []),
         (b'{"instances": [[1, 2]}', None),
@@ -82,7 +85,7 @@ def test_it_reads_what_the_long_way_reads(rows, datatype, shape):
     ],
 )
 def test_it_takes_nothing_but_rows(body, rows):
-    assert read_plain_rows(body) == rows
+    assert read_plain_rows(body, Limits()) == rows
 
 
 @pytest.mark.parametrize(
@@ -113,6 +116,19 @@ def test_it_converts_nothing_that_has_to_be_looked_at(rows, asked, read):
         assert tensors["x0"].dtype == read.dtype
 
 
+@pytest.mark.parametrize(
+    ("body", "limits"),
+    [
+        (b'{"instances": [[1, 2]]}', Limits(max_json_bytes=20)),
+        (b'{"instances": [[1, 2]]}', Limits(max_json_elements=20)),
+        (b'{"instances": [[[1]]]}', Limits(max_json_depth=3)),
+    ],
+)
+def test_what_may_be_beyond_a_bound_is_read_the_long_way_which_says_so(body, limits):
+    assert read_plain_rows(body, limits) is None
+    assert read_plain_rows(body, Limits()) is not None
+
+
 def test_a_body_of_brackets_takes_no_longer_than_its_length():
-    assert read_plain_rows(b'{"instances": ' + b"[ " * 8000) is None
-    assert read_plain_rows(b'{"instances": [' + b"] " * 8000) is None
+    assert read_plain_rows(b'{"instances": ' + b"[ " * 8000, Limits()) is None
+    assert read_plain_rows(b'{"instances": [' + b"] " * 8000, Limits()) is None

@@ -10,7 +10,7 @@ from windlass_contract.manifest import Signature
 from windlass_server.errors import Code, ServingError
 from windlass_server.tensors import Tensor
 
-from .json_text import JsonSyntaxError, check_bounds, parse, shown
+from .json_text import JsonSyntaxError, parse, shown
 from .limits import Limits
 from .oip_infer import LENGTH_HEADER, Inference, read_inference
 from .plain_rows import read_plain_rows, tensor_of_plain_rows
@@ -44,8 +44,7 @@ class Document:
     def tfs_signature(self) -> str:
         """The signature that it names or means, in TensorFlow Serving's order of checks, which decides the error that
         wins."""
-        check_bounds(self._body, self._limits)
-        self._plain = read_plain_rows(self._body)
+        self._plain = read_plain_rows(self._body, self._limits)
         if self._plain is not None:
             self._value = {"instances": self._plain}
             return DEFAULT_SIGNATURE

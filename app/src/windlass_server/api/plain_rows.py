@@ -15,29 +15,36 @@ import orjson
 from windlass_contract.manifest import DataType, Signature
 from windlass_server.tensors import NUMPY_TYPE, Tensor
 
+from .limits import Limits
 from .signatures import fits
 
 MOST_BYTES = 16 * 1024
 """In larger ones the rows themselves are what takes the time."""
-_BODY = re.compile(rb'\s*+\{\s*+"instances"\s*+:\s*+(\[[-+0-9.eE\[\],\s]*+)\}\s*+')
+_HEAD = re.compile(rb'\s*+\{\s*+"instances"\s*+:')
+_NUMBERS = b"-+0123456789.eE[], \t\r\n"
+"""All that stands in lists of numbers."""
 _LARGEST = {
     DataType.FP32: float(np.finfo(np.float32).max),
     DataType.FP64: float(np.finfo(np.float64).max),
 }
 
 
-def read_plain_rows(body: bytes) -> list[Any] | None:
-    """The rows of such a body, or of one that looks like it; None: it doesn't."""
-    if len(body) > MOST_BYTES:
+def read_plain_rows(body: bytes, limits: Limits) -> list[Any] | None:
+    """The rows of such a body, or of one that looks like it, within the bounds of JSON; None: it doesn't."""
+    # No value takes less than a byte, and no level less than a bracket.
+    if len(body) > min(MOST_BYTES, limits.max_json_bytes, limits.max_json_elements):
         return None
-    match = _BODY.fullmatch(body)
-    if match is None:
+    head = _HEAD.match(body)
+    if head is None or body[-1:] != b"}" or body.count(b"[") >= limits.max_json_depth:
+        return None
+    text = body[head.end() : -1]
+    if text.translate(None, _NUMBERS):
         return None
     try:
-        rows: list[Any] = orjson.loads(match[1])
+        rows = orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
-    return rows
+    return rows if isinstance(rows, list) else None
 
 
 def tensor_of_plain_rows(rows: list[Any], signature: Signature) -> dict[str, Tensor] | None:
