@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cache
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -172,23 +173,34 @@ def _insert_or_ignore(url: URL) -> Insert:
 
 
 _SQLITE = sqlite.dialect()
-_BINDERS = [(column.name, column.type.dialect_impl(_SQLITE).bind_processor(_SQLITE)) for column in predictions.columns]
+_NAMES = [column.name for column in predictions.columns]
+_IN_ORDER = itemgetter(*_NAMES)
+_BINDERS = [
+    (index, bind)
+    for index, column in enumerate(predictions.columns)
+    if (bind := column.type.dialect_impl(_SQLITE).bind_processor(_SQLITE)) is not None
+]
+"""Of the columns whose values SQLAlchemy converts."""
 
 
 def _bound_for_sqlite(rows: Sequence[dict[str, Any]]) -> list[list[Any]] | None:
     """Values in the order of the columns, as SQLAlchemy binds them; None: some can't be, which it says better."""
+    values = [[*_IN_ORDER(row)] for row in rows]
     try:
-        return [[row[name] if bind is None else bind(row[name]) for name, bind in _BINDERS] for row in rows]
+        for row in values:
+            for index, bind in _BINDERS:
+                row[index] = bind(row[index])
     except (ValueError, TypeError, OverflowError, OSError):
         return None
+    return values
 
 
 @cache
 def _insert_at_once(count: int) -> str:
     """So many rows by one statement. For each statement Python's lock is let go and taken again, and whoever answers
     requests holds it: by `executemany` that is so for each row."""
-    row = f"({', '.join('?' * len(_BINDERS))})"
-    names = ", ".join(f'"{name}"' for name, _ in _BINDERS)
+    row = f"({', '.join('?' * len(_NAMES))})"
+    names = ", ".join(f'"{name}"' for name in _NAMES)
     return f"INSERT INTO predictions ({names}) VALUES {', '.join([row] * count)} ON CONFLICT (id) DO NOTHING"  # noqa: S608 - names of the schema
 
 
