@@ -122,7 +122,9 @@ def test_images_are_decoded_by_the_model_and_what_is_no_image_is_refused(
     with pytest.raises(ServingError) as raised:
         run(resident.infer("serving_default", {"image_bytes": np.array([b"no"], dtype=object)}, timeout=60))
     assert raised.value.code is Code.INVALID_ARGUMENT
-    assert "stack traces" not in raised.value.message
+    assert raised.value.message.startswith("Unknown image file format.")
+    for inside in ("stack traces", "{{", "[Op:", "name:"):
+        assert inside not in raised.value.message
 
 
 @pytest.mark.parametrize("signatures", [True, False])

@@ -41,7 +41,7 @@ _CODES: list[tuple[Any, Code]] = [
 ]
 # What TensorFlow says about its own insides is no help to a client.
 _NOISE = re.compile(r"^(Graph execution error:|Detected at node .*|<stack traces unavailable>|\s*)$")
-_PLACES = re.compile(r"\s*(\[\[\{\{.*?\}\}\]\]|\[Op:\w+\])")
+_PLACES = re.compile(r"\s*(\[\[\{\{.*?\}\}\]\]|\[Op:\w+\])|\{\{(function_node|node) [^}]*\}\}\s*|\s*name:\s*\Z")
 
 
 def start(threads: int) -> None:
