@@ -1,13 +1,18 @@
 """Where each microsecond of a request goes: `make bench-hot-path` writes the tables of docs/performance.md.
 
-Two kinds of figures, both processor time and so the same however busy the machine is, but for cold caches. *By the
-kernel*: what threads and processes used under load, per request; of several runs in turn the least. *Alone*: one step
-of a request, called in a loop; of many chunks the least, so with everything in the caches.
+Three kinds of figures, all processor time and so the same however busy the machine is, but for cold caches. *By the
+kernel*: what threads and processes used under load, per request; of several runs in turn the least. *By layer*: what
+each takes of the event loop's thread, see `layers`. *Alone*: one step of a request, called in a loop; of many chunks
+the least, so with everything in the caches.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,8 +22,9 @@ from types import MappingProxyType
 import numpy as np
 import orjson
 
-from windlass_contract.manifest import FileEntry, Manifest, ModelFormat
+from windlass_contract.manifest import FileEntry, Manifest, ModelFormat, Signature
 from windlass_server.api.class_scores import find_scores
+from windlass_server.api.document import Document
 from windlass_server.api.json_text import parse
 from windlass_server.api.limits import Limits
 from windlass_server.api.oip_answer import answer_inference
@@ -78,12 +84,12 @@ def _on_cpu(task: Path) -> float:
 
 
 def under_load(variant: Variant, backend: str, workload: str, contents: Contents, seconds: float) -> Used:
-    """By the kernel, with 16 connections (W2: 8)."""
+    """By the kernel, with 64 connections (W2: 8)."""
     log = WORK / "logs" / f"hot-{variant.server}-{backend}.log"
     sent = contents.message(variant, workload)
     with servers.started(variant, backend, log, [sent]) as running:
         contents.check(running, variant, workload)
-        connections = 8 if workload == "W2" else 16
+        connections = 8 if workload == "W2" else 64
         closed_loop(running.url, sent, connections=connections, seconds=seconds / 2)
         before = thread_seconds(running.pid)
         loaded = closed_loop(running.url, sent, connections=connections, seconds=seconds)
@@ -100,6 +106,12 @@ def alone(step: Callable[[], object]) -> float:
             step()
         best = min(best, time.thread_time() - begun)
     return 1e6 * best / _CALLS
+
+
+def read_at_once(body: bytes, signature: Signature, limits: Limits) -> None:
+    """As a replica reads the body of W1."""
+    document = Document(body, limits)
+    document.inputs(document.tfs_signature(), signature)
 
 
 def steps(contents: Contents, windlass: Variant) -> list[tuple[str, float]]:
@@ -127,6 +139,7 @@ def steps(contents: Contents, windlass: Variant) -> list[tuple[str, float]]:
     return [
         ("JSON: bounds and parsing", alone(lambda: parse(rows.body, limits))),
         ("JSON: types, shape, to a tensor", alone(lambda: parse_predict(document, signature))),
+        ("JSON: all of that at once, for rows of numbers", alone(lambda: read_at_once(rows.body, signature, limits))),
         ("JSON: the answer's numbers", alone(lambda: format_rows(outputs))),
         ("binary: head, checks, to a tensor", alone(lambda: read_inference(binary.body, headers, admission, limits))),
         ("binary: the answer", alone(lambda: answer_inference(inference, outputs, {}, admission, {}))),
@@ -160,12 +173,24 @@ def main() -> None:
             print(f"round {number + 1}: {variant.key}, {backend}, {workload}: {used}", flush=True)
             key = (variant.title, backend, workload)
             found[key] = min(found.get(key, used), used, key=lambda each: each.total)
-    lines = tables(found, steps(contents, windlass))
+    lines = tables(found, by_layer(), steps(contents, windlass))
     text = PAGE.read_text()
     PAGE.write_text(text[: text.index(BEGIN) + len(BEGIN)] + "\n".join(["", *lines, ""]) + text[text.index(END) :])
 
 
-def tables(found: dict[tuple[str, str, str], Used], alone_: list[tuple[str, float]]) -> list[str]:
+def by_layer() -> dict[str, float]:
+    """In a process of its own: it becomes a replica."""
+    command = [sys.executable, "-m", "windlass_bench.layers", str(MODELS)]
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT / "bench")}
+    )
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def tables(
+    found: dict[tuple[str, str, str], Used], layers: dict[str, float], alone_: list[tuple[str, float]]
+) -> list[str]:
     """As Markdown."""
     lines = [
         "", f"{machine()}. Microseconds of a processor per request, by the kernel:", "",
@@ -178,6 +203,12 @@ def tables(found: dict[tuple[str, str, str], Used], alone_: list[tuple[str, floa
         f"{used.total:.0f} |"
         for (title, backend, workload), used in found.items()
     ]
+    lines += [
+        "", "W1 with LiteRT by layer, of the event loop's thread, 64 connections, without the network:", "",
+        "| layer | microseconds |", "|---|---|",
+        *(f"| {layer} | {microseconds:.0f} |" for layer, microseconds in layers.items()),
+        f"| in all | {sum(layers.values()):.0f} |",
+    ]  # fmt: skip
     lines += ["", "Steps of W1 and W1b alone:", "", "| step | microseconds |", "|---|---|"]
     return [*lines, *(f"| {name} | {microseconds:.1f} |" for name, microseconds in alone_), ""]
 

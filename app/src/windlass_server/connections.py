@@ -10,16 +10,20 @@ which takes the answer along that the client hasn't read yet.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
+from urllib.parse import unquote
 
 import httptools
 import orjson
-from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from windlass_server.request_cycle import Departure, RequestCycle, refusal_app
 
 SWEEP_SECONDS = 0.5
 MAX_HEAD_BYTES = 32 * 1024
@@ -113,7 +117,6 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(**options)
         self._all = connections
         self._limits = connections.limits
-        self._served = self.app
         self._phase = Phase.IDLE
         self._since = 0.0
         """When the phase began; later by the time in which we didn't read."""
@@ -122,6 +125,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_open = False
         self._head_began = False
         self._head_bytes = 0
+        self._head_before = 0
+        """Bytes that came before the piece that is being parsed, since the piece that the head began in."""
+        self._piece_bytes = 0
+        self._unsettled = False
+        """The phase changed while a piece is parsed, and may change again before its end."""
         self._message_open = False
         self._foreign = False
         """What comes now is another protocol's: the client asked to change over."""
@@ -140,11 +148,12 @@ class BoundedProtocol(HttpToolsProtocol):
         """Takes the place of one that waits for its client, if there are as many as may be; else its request is 503."""
         room = self._all.make_room()
         super().connection_made(transport)
+        self._departure = Departure(transport, self.say_goodbye)
         self._all.open.add(self)
         self._checked = time.monotonic()
         self._enter(Phase.IDLE)
         if not room:
-            self._served = _refusal(503, "all connections are in use: come back later", {"retry-after": "1"})
+            self.app = refusal_app(503, "all connections are in use: come back later", {"retry-after": "1"})
             if len(self._all.open) > 2 * self._limits.connections:
                 self._end(Ended.REFUSED)
 
@@ -155,7 +164,6 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         # Requests that wait behind the one being answered have nobody to be answered to.
         self.pipeline.clear()
-        self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
         """Parses; whatever can't be a request ends the connection."""
@@ -167,8 +175,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing() or self._foreign:
             return
         if self._phase is Phase.IDLE:
-            self._enter(Phase.HEAD)
-        self._unset_keepalive_if_required()
+            self._phase, self._received, self._unsettled = Phase.HEAD, 0, True
+        self._piece_bytes = len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -178,8 +186,11 @@ class BoundedProtocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self._invalid(error)
             return
+        if self._unsettled:
+            self._settle()
         if not self._head_open:
             return
+        self._head_before += len(data)
         # Of the piece that it began in we don't know how much is its; that piece is bounded by the transport.
         self._head_bytes += 0 if self._head_began else len(data)
         self._head_began = False
@@ -192,7 +203,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head follows."""
         self._head_open = self._head_began = True
-        self._head_bytes = 0
+        self._head_bytes = self._head_before = 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -200,38 +211,75 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINED:
             raise _TooManyError
         self._head_open = False
-        self.app = self._refused() or self._served
-        super().on_headers_complete()
-        self.cycle.transport = _Departure(self)  # type: ignore[assignment]  # all of a transport that it uses
+        before = self.cycle
+        self.cycle = self._new_cycle()
+        app = self._refused() or self.app
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, app))
         self._message_open = True
         if not self.pipeline:
-            self._enter(Phase.BODY)
+            self._phase, self._received, self._unsettled = Phase.BODY, 0, True
+
+    def _new_cycle(self) -> RequestCycle:
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        version = self.parser.get_http_version()
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["http_version"] = version
+        self.scope["path"] = unquote(path) if "%" in path else path
+        self.scope["raw_path"] = url.path
+        self.scope["query_string"] = url.query or b""
+        return RequestCycle(
+            scope=self.scope,
+            transport=self._departure,  # type: ignore[arg-type]  # all of a transport that it uses
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
 
     def on_body(self, body: bytes) -> None:
-        """Counts."""
+        """Keeps it for the application, and counts."""
         self._received += len(body)
-        if self.cycle.response_complete and self._received > self._limits.max_body_bytes:
-            raise _TooManyError  # the answer was given, and the rest is only thrown away
-        super().on_body(body)
+        cycle = self.cycle
+        if cycle.response_complete:
+            if self._received > self._limits.max_body_bytes:
+                raise _TooManyError  # the answer was given, and the rest is only thrown away
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """From now on it is us that it waits for."""
-        super().on_message_complete()
+        if not self.cycle.response_complete:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
         self._message_open = False
         if not self.pipeline:
             self._enter(Phase.IDLE if self.cycle.response_complete else Phase.ANSWER)
 
     def on_response_complete(self) -> None:
-        """The next request, or a wait for one."""
-        if self._phase is Phase.LEAVING:
-            self.server_state.total_requests += 1
+        """The next request, or a wait for one. uvicorn's timer for each such wait isn't needed: `check` keeps it."""
+        self.server_state.total_requests += 1
+        if self._phase is Phase.LEAVING or self.transport.is_closing():
             return
-        super().on_response_complete()
-        if self.pipeline or self.transport.is_closing():
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        if self.pipeline:
             return
         if self._message_open:
-            self._unset_keepalive_if_required()  # a body that is still coming has its own deadline
-            if self._phase is not Phase.BODY:
+            if self._phase is not Phase.BODY:  # a body that is still coming has its own deadline
                 self._enter(Phase.BODY)
         elif self.cycle.response_complete:
             # Bytes of the next head may be here already.
@@ -254,7 +302,7 @@ class BoundedProtocol(HttpToolsProtocol):
             if waited > LEAVING_SECONDS:
                 self.transport.close()
         elif self._phase is Phase.IDLE:
-            if waited > self._limits.keep_alive:
+            if waited > self._limits.keep_alive and not self._unsent:  # else it is still taking the answer
                 self._end(Ended.IDLE)
         elif self._phase is Phase.HEAD:
             if waited > self._limits.head_timeout:
@@ -285,20 +333,27 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _enter(self, phase: Phase) -> None:
         self._phase = phase
-        self._since = time.monotonic()
         self._received = 0
+        self._settle()
+
+    def _settle(self) -> None:
+        """The phase begins now, and will last."""
+        self._unsettled = False
+        self._since = time.monotonic()
         self._all.waiting.pop(self, None)
-        if phase is not Phase.ANSWER:
+        if self._phase is not Phase.ANSWER:
             self._all.waiting[self] = None
 
-    def _refused(self) -> ASGIApp | None:
-        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+    def _refused(self) -> Any:
+        """An application that says why, or None."""
         if len(self.url) > MAX_URL_BYTES:
-            refusal = _refusal(414, f"the URL has {len(self.url)} bytes; {MAX_URL_BYTES} are read")
+            refusal = refusal_app(414, f"the URL has {len(self.url)} bytes; {MAX_URL_BYTES} are read")
         elif len(self.headers) > MAX_HEADERS:
-            refusal = _refusal(431, f"the request has {len(self.headers)} headers; {MAX_HEADERS} are read")
-        elif size > MAX_HEAD_BYTES:
-            refusal = _refusal(431, _HEAD_TOO_LARGE)
+            refusal = refusal_app(431, f"the request has {len(self.headers)} headers; {MAX_HEADERS} are read")
+        elif self._head_before + self._piece_bytes <= MAX_HEAD_BYTES:  # nearly all
+            return None
+        elif len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
+            refusal = refusal_app(431, _HEAD_TOO_LARGE)
         else:
             return None
         self._count(Ended.TOO_LARGE)
@@ -338,7 +393,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def _await_departure(self) -> None:
         if self.transport.is_closing() or self._phase is Phase.LEAVING:
             return
-        self._unset_keepalive_if_required()
         self.pipeline.clear()
         self._enter(Phase.LEAVING)
         self.flow.resume_reading()
@@ -360,35 +414,5 @@ class BoundedProtocol(HttpToolsProtocol):
         self._all.ended[why] += 1
 
 
-class _Departure:
-    """The transport as a request sees it: closing it leaves the client time to read the answer."""
-
-    def __init__(self, protocol: BoundedProtocol) -> None:
-        self._protocol = protocol
-
-    def write(self, data: bytes) -> None:
-        """Sends."""
-        self._protocol.transport.write(data)
-
-    def close(self) -> None:
-        """Nothing more is sent."""
-        self._protocol.say_goodbye()
-
-
 class _TooManyError(Exception):
     """A client that sends what nobody will look at."""
-
-
-def _refusal(status: int, message: str, headers: dict[str, str] | None = None) -> ASGIApp:
-    """An application that answers every request like this, and ends the connection."""
-    body = orjson.dumps({"error": message})
-    sent = {
-        "content-type": "application/json", "content-length": str(len(body)), "connection": "close", **(headers or {}),
-    }  # fmt: skip
-    raw = [(name.encode(), value.encode()) for name, value in sent.items()]
-
-    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - ASGI's signature
-        await send({"type": "http.response.start", "status": status, "headers": raw})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
-
-    return refuse

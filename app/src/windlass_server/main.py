@@ -18,6 +18,7 @@ import uvloop
 from windlass_server import command_line
 from windlass_server.api.access import ApiKeys, KeyFileError
 from windlass_server.connections import ConnectionLimits, Connections
+from windlass_server.garbage import collect_by_the_clock
 from windlass_server.hosting.confinement import hide_from_others
 from windlass_server.hosting.image_decoder import DecoderSettings, ImageDecoder
 from windlass_server.hosting.json_helpers import JsonHelpers, JsonSettings
@@ -104,6 +105,7 @@ async def serve(settings: Settings) -> None:
     log.info("starting", server=settings.server_name, replica=settings.replica, instance=replica.instance)
     running = asyncio.create_task(replica.run())
     stopping = asyncio.create_task(stop.wait())
+    tidying = asyncio.create_task(collect_by_the_clock())
     try:
         await clients.open(
             replica.app,
@@ -120,7 +122,8 @@ async def serve(settings: Settings) -> None:
     finally:
         stopping.cancel()
         running.cancel()
-        await asyncio.wait({running, stopping})
+        tidying.cancel()
+        await asyncio.wait({running, stopping, tidying})
         await replica.close()
         await numbers.close(END_RESERVE_SECONDS)
         await images.close()

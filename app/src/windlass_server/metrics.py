@@ -21,11 +21,10 @@ from prometheus_client.metrics_core import (
     Metric,
 )
 from prometheus_client.registry import Collector
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from windlass_contract.report import VersionReport, VersionState
-from windlass_server.api.bodies import Bodies
-from windlass_server.api.json_work import JsonWork
+from windlass_server.api.envelope import Traffic
 from windlass_server.connections import Connections, Ended
 from windlass_server.hosting.host import Host
 from windlass_server.hosting.meter import BUCKETS_SECONDS, Meter
@@ -33,35 +32,6 @@ from windlass_server.predictions.log import PredictionLog
 
 KEPT_SECONDS = 3600.0
 """After its unloading."""
-_PROTOCOLS = (("/v1/", "tfs_v1"), ("/v2", "oip_v2"), ("/predict", "predict"))
-
-
-class Traffic:
-    """Counts HTTP answers by protocol and code, around the whole application, and closes connections while draining."""
-
-    def __init__(self, app: ASGIApp, is_draining: Callable[[], bool], bodies: Bodies, json: JsonWork) -> None:
-        self._app = app
-        self._is_draining = is_draining
-        self.bodies = bodies
-        self.json = json
-        self.answers: Counter[tuple[str, str]] = Counter()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes the request on."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        protocol = next((name for prefix, name in _PROTOCOLS if scope["path"].startswith(prefix)), "other")
-
-        async def send_counted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self.answers[protocol, str(message["status"])] += 1
-                if self._is_draining():
-                    # The client's next request opens a connection to who takes it, not to who is leaving.
-                    message["headers"] = [*message["headers"], (b"connection", b"close")]
-            await send(message)
-
-        await self._app(scope, receive, send_counted)
 
 
 class Exposition:
@@ -126,8 +96,8 @@ class _Replica(Collector):
         http = CounterMetricFamily(
             "windlass_http_requests", "HTTP requests answered, by protocol and status", labels=["protocol", "code"]
         )
-        for labels, count in self._traffic.answers.items():
-            http.add_metric(labels, count)
+        for (protocol, status), count in self._traffic.answers.items():
+            http.add_metric([protocol, str(status)], count)
         yield http
         yield GaugeMetricFamily("windlass_connections", "Clients' open connections", value=len(self._connections.open))
         bodies = self._traffic.bodies

@@ -17,6 +17,7 @@ from windlass_contract.samples import AcceptanceSamples
 from windlass_server.api.access import ApiKeys
 from windlass_server.api.app import create_app
 from windlass_server.api.bodies import Bodies
+from windlass_server.api.envelope import Traffic
 from windlass_server.api.images import ImageDecoding
 from windlass_server.api.json_work import JsonWork
 from windlass_server.connections import Connections
@@ -29,7 +30,7 @@ from windlass_server.hosting.host import Host, HostSettings, MakeResident
 from windlass_server.hosting.memory import Room
 from windlass_server.hosting.memory_watch import MemoryWatch
 from windlass_server.hosting.order import Key
-from windlass_server.metrics import Exposition, Traffic, metrics_app
+from windlass_server.metrics import Exposition, metrics_app
 from windlass_server.predictions.log import PredictionLog
 from windlass_server.secret_files import follow
 from windlass_server.settings import Settings
@@ -99,8 +100,8 @@ class Replica:
         )
         self.health = ReplicaHealth(self._facts, lambda: datetime.now(UTC))
         self.following: Following = self._follower(settings) if settings.managed else self._unmanaged(settings)
-        bodies = Bodies(settings.max_received_bytes)
-        application = create_app(
+        traffic = Traffic(Bodies(settings.max_received_bytes), json)
+        self.app: ASGIApp = create_app(
             self.host,
             instance=self.instance,
             limits=settings.limits,
@@ -109,12 +110,10 @@ class Replica:
             strict_tfs=settings.strict_tfs,
             keys=keys,
             images=images,
-            json=json,
             cors_origins=settings.cors_origin,
-            bodies=bodies,
+            traffic=traffic,
+            is_draining=lambda: self._draining,
         )
-        traffic = Traffic(application, lambda: self._draining, bodies, json)
-        self.app: ASGIApp = traffic
         loop = asyncio.get_running_loop()
         self.metrics: ASGIApp = metrics_app(
             Exposition(self.host, traffic, connections, storage.predictions, lambda: self.health.ready()[0], loop.time)

@@ -53,17 +53,34 @@ TENSORFLOW_NAME: dict[DataType, str] = {
     DataType.BYTES: "DT_STRING",
 }
 
+_SMALL_BYTES = 4096
+"""Up to here copying a tensor costs less than making a view of its memory."""
 _BY_NUMPY = {dtype: datatype for datatype, dtype in NUMPY_TYPE.items()}
 
 
 def datatype_of(tensor: Tensor) -> DataType:
     """The element type of an array. Raises `ValueError` for one that no protocol knows (complex, datetime)."""
+    known = _BY_NUMPY.get(tensor.dtype)
+    if known is not None:
+        return known
     if tensor.dtype.kind in "SUO":
         return DataType.BYTES
     try:
         return _BY_NUMPY[tensor.dtype.newbyteorder("<") if tensor.dtype.byteorder == ">" else tensor.dtype]
     except KeyError:
         raise ValueError(f"no tensor type for elements of {tensor.dtype}") from None
+
+
+def shape_fits(shape: Sequence[int], wanted: Sequence[int] | None) -> bool:
+    """Whether rank and dimensions are those of a signature, where it fixes them: -1 is any; None, any rank."""
+    if wanted is None:
+        return True
+    if len(shape) != len(wanted):
+        return False
+    for given, dimension in zip(shape, wanted, strict=True):  # noqa: SIM110 - for each request, and twice as fast so
+        if dimension not in (given, -1):
+            return False
+    return True
 
 
 def element_count(shape: Sequence[int]) -> int:
@@ -112,6 +129,8 @@ def to_raw(tensor: Tensor) -> bytes | memoryview:
             data = element.encode() if isinstance(element, str) else bytes(element)
             parts += (struct.pack("<I", len(data)), data)
         return b"".join(parts)
+    if tensor.nbytes <= _SMALL_BYTES and tensor.dtype.byteorder != ">":
+        return tensor.tobytes()
     contiguous = np.ascontiguousarray(tensor)
     if contiguous.dtype.byteorder == ">":
         contiguous = contiguous.astype(contiguous.dtype.newbyteorder("<"))
@@ -123,7 +142,7 @@ def from_raw(data: bytes | bytearray | memoryview, datatype: DataType, shape: Se
     before anything is allocated.
     """
     count = element_count(shape)
-    if any(dimension < 0 for dimension in shape):
+    if min(shape, default=0) < 0:
         raise ValueError(f"shape {list(shape)} has a negative dimension")
     view = memoryview(data)
     if datatype is DataType.BYTES:

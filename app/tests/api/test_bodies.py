@@ -12,6 +12,7 @@ from windlass_server.api.limits import Limits
 from windlass_server.errors import ServingError
 
 MIB = 2**20
+POST = {"type": "http", "method": "POST", "headers": []}
 
 
 class Sender:
@@ -27,7 +28,7 @@ class Sender:
 
     async def _serve(self):
         with self._bodies.body() as arriving:
-            request = Request({"type": "http"}, self._pieces.get, Limits(), {}, arriving)
+            request = Request(POST, self._pieces.get, Limits(), arriving)
             try:
                 body = await request.body()
             except ServingError as error:
@@ -187,7 +188,7 @@ def test_one_that_is_being_refused_is_not_given_up_on_top_of_it(clock):
             pieces = asyncio.Queue()
             for _ in range(3):
                 pieces.put_nowait({"type": "http.request", "body": bytes(MIB), "more_body": True})
-            request = Request({"type": "http"}, pieces.get, Limits(max_body_bytes=2 * MIB), {}, arriving)
+            request = Request(POST, pieces.get, Limits(max_body_bytes=2 * MIB), arriving)
             with pytest.raises(ServingError, match="larger than"):
                 await request.body()
             clock[0] += 1000

@@ -14,6 +14,8 @@ from test_predict import *  # noqa: F403
 from test_tfs_v1_errors import *  # noqa: F403
 from test_tfs_v1_requests import *  # noqa: F403
 
+from windlass_server.api.bodies import Bodies
+from windlass_server.api.envelope import Traffic
 from windlass_server.hosting import json_helpers
 from windlass_server.hosting.json_helpers import JsonHelpers
 from windlass_server.hosting.launcher import Launcher
@@ -110,4 +112,4 @@ def elsewhere():
 @pytest.fixture
 def make_api(make_api, elsewhere):
     """Of models whose JSON is read and written elsewhere."""
-    return lambda *models, **options: make_api(*models, json=elsewhere, **options)
+    return lambda *models, **options: make_api(*models, traffic=Traffic(Bodies(), elsewhere), **options)

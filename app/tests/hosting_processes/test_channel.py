@@ -277,7 +277,7 @@ def test_a_worker_takes_requests_apart_however_they_arrive(piece: int) -> None:
     with other:
         worker = Worker(other, "litert", argument)
         for number, size in enumerate(sizes):
-            head, received = worker._receive()
+            ((head, received),), _ = worker._receive()
             assert head == {"n": number}
             np.testing.assert_array_equal(received["t"], np.full(size, number))
         with pytest.raises(EOFError):

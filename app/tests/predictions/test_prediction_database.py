@@ -202,3 +202,32 @@ def test_the_command_says_how_it_went(tmp_path: Path, url: str, code: int, messa
     assert process.returncode == code
     assert message in output + errors
     assert "Traceback" not in errors
+
+
+def test_rows_stored_at_once_are_the_rows_that_sqlalchemy_stores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{**ROW, "id": f"{number:03}", "at": 1.7e9 + number / 7, "top_score": number / 3} for number in range(130)]
+    stored = []
+    for way in ("at once", "one by one"):
+        if way == "one by one":
+            monkeypatch.setattr("windlass_server.predictions.database._bound_for_sqlite", lambda _: None)
+        database = Database(URL.create("sqlite", database=str(tmp_path / f"{way}.sqlite")))
+        database.prepare()
+        assert database.store(rows[:70]) == 0
+        assert database.store(rows) == 0  # those that are there stay as they are
+        database.reset()
+        with sqlite3.connect(tmp_path / f"{way}.sqlite") as connection:
+            stored.append(connection.execute("SELECT * FROM predictions ORDER BY id").fetchall())
+    assert stored[0] == stored[1]
+    assert len(stored[0]) == 130
+
+
+def test_a_time_that_no_calendar_has_is_refused_alone(tmp_path: Path) -> None:
+    database = Database(URL.create("sqlite", database=str(tmp_path / "log.sqlite")))
+    database.prepare()
+    rows = [{**ROW, "id": f"{number}", "at": 1e300 if number == 3 else 1.0} for number in range(5)]
+    assert database.store(rows) == 1
+    database.reset()
+    with sqlite3.connect(tmp_path / "log.sqlite") as connection:
+        assert connection.execute("SELECT count(*) FROM predictions").fetchone() == (4,)

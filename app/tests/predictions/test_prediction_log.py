@@ -29,24 +29,22 @@ QUICK = PredictionLogSettings(flush_seconds=0.01, retry_seconds=0.01, max_retry_
 
 
 def prediction(**changes: Any) -> Prediction:
-    return dataclasses.replace(
-        Prediction(
-            id=uuid.uuid4().hex,
-            model="digits",
-            version=7,
-            digest="sha256:" + "a" * 64,
-            epoch=12,
-            protocol="v2",
-            signature="serving_default",
-            latency_seconds=0.0123,
-            status=200,
-            top_class="seven",
-            top_score=0.75,
-            request_id="request-1",
-            at=1_700_000_000.25,
-        ),
-        **changes,
+    usual = Prediction(
+        id=uuid.uuid4().hex,
+        model="digits",
+        version=7,
+        digest="sha256:" + "a" * 64,
+        epoch=12,
+        protocol="v2",
+        signature="serving_default",
+        latency_seconds=0.0123,
+        status=200,
+        top_class="seven",
+        top_score=0.75,
+        request_id="request-1",
+        at=1_700_000_000.25,
     )
+    return usual._replace(**changes)
 
 
 def fresh(**changes: Any) -> Prediction:

@@ -10,11 +10,12 @@ from host_rig import Rig, plan, play
 
 from windlass_server.api.app import create_app
 from windlass_server.api.bodies import Bodies
+from windlass_server.api.envelope import Traffic
 from windlass_server.api.json_work import WorkHere
 from windlass_server.api.limits import Limits
 from windlass_server.connections import Connections
 from windlass_server.health import Facts, PlanSource, ReplicaHealth
-from windlass_server.metrics import Exposition, Traffic
+from windlass_server.metrics import Exposition
 
 REQUESTS = 250
 ASK = (
@@ -34,16 +35,15 @@ def test_requests_to_names_and_versions_that_nobody_planned_add_no_label():
         rig = Rig()
         rig.host.apply(plan(1, {1: 1000}, committed=1))
         await rig.ends("m/1")
-        bodies = Bodies()
+        traffic = Traffic(Bodies(), WorkHere(Limits()))
         health = ReplicaHealth(lambda _: Facts(PlanSource.OPERATOR), lambda: datetime.now(UTC))
-        app = create_app(rig.host, instance="i", predictions=None, health=health, bodies=bodies)
-        traffic = Traffic(app, lambda: False, bodies, WorkHere(Limits()))
+        app = create_app(rig.host, instance="i", predictions=None, health=health, traffic=traffic)
         metrics = Exposition(rig.host, traffic, Connections(), None, lambda: True, time.monotonic)
 
         def series() -> set[str]:
             return {line.rpartition(" ")[0] for line in metrics.text().decode().splitlines() if "windlass_" in line}
 
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(traffic), base_url="http://x") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
 
             async def ask(number: int) -> None:
                 for method, path in ASK:

@@ -20,9 +20,8 @@ MAX_BUCKET = _CUTS * 40
 def bucket_of(latency_seconds: float) -> int:
     """Index of the bucket that a latency in seconds falls into."""
     microseconds = max(latency_seconds * 1e6, 1.0)
-    exponent = math.floor(math.log2(microseconds))
-    within = int((microseconds / 2**exponent - 1) * _CUTS)
-    return min(exponent * _CUTS + min(within, _CUTS - 1), MAX_BUCKET)
+    mantissa, exponent = math.frexp(microseconds)  # it is mantissa * 2 ** exponent, from 0.5 up to 1
+    return min((exponent - 1) * _CUTS + int((2 * mantissa - 1) * _CUTS), MAX_BUCKET)
 
 
 def upper_bound(bucket: int) -> float:

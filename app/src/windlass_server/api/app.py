@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Awaitable, Callable, Sequence
 
-import structlog
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from windlass_server.health import HealthSource
 from windlass_server.hosting.hosting import Hosting
@@ -18,10 +16,11 @@ from .access import ApiKeys, KeyGuard
 from .bodies import Bodies
 from .cors import Cors
 from .docs import DOCS_PATTERN, Docs
+from .envelope import Envelope, Traffic
 from .exchange import Answer, Handler, ProtocolRoute, Request, json_answer, method_not_allowed
 from .health import health_handlers
 from .images import ImageDecoding, ThreadDecoder
-from .json_work import JsonWork, WorkHere
+from .json_work import WorkHere
 from .limits import Limits
 from .oip_v2 import PATTERN as V2
 from .oip_v2 import OipV2
@@ -34,7 +33,6 @@ from .tfs_v1 import TfsV1
 
 MetricsText = Callable[[], Awaitable[tuple[bytes, str]]]
 """The metrics and their content type."""
-_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
 
 def create_app(
@@ -49,21 +47,23 @@ def create_app(
     keys: ApiKeys | None = None,
     cors_origins: Sequence[str] = (),
     images: ImageDecoding | None = None,
-    bodies: Bodies | None = None,
-    json: JsonWork | None = None,
+    traffic: Traffic | None = None,
+    is_draining: Callable[[], bool] = lambda: False,
 ) -> ASGIApp:
     """The application over what is hosted.
 
     `instance` goes into `X-Instance`. `metrics` are answered on `/metrics` and TensorFlow Serving's
     `/monitoring/prometheus/metrics` where they have no port of their own. `strict_tfs`: `/v1/` bodies without KServe's
     fields. `keys`: those that may ask (None: everyone). `cors_origins`: whose web pages may.
-    `images`: who decodes images (None: threads of this process). `bodies`: counts what is received (None: its own).
-    `json`: who reads and writes large JSON (None: threads of this process).
+    `images`: who decodes images (None: threads of this process). `traffic`: counts bodies and answers, and names who
+    reads and writes large JSON (None: nobody looks at the counts, and threads of this process). `is_draining`: clients
+    are to open no further request on their connections.
     Errors are `{"error": "…"}`; each answer has an `X-Request-Id`, the client's or a new one.
     """
     bounds = limits or Limits()
-    bodies = bodies or Bodies()
-    service = Service(hosting, instance, bounds, json or WorkHere(bounds), predictions, strict_tfs)
+    traffic = traffic or Traffic(Bodies(), WorkHere(bounds))
+    bodies = traffic.bodies
+    service = Service(hosting, instance, bounds, traffic.json, predictions, strict_tfs)
     predicting: dict[str, Handler] = {
         V1: TfsV1(service),
         V2: OipV2(service, health),
@@ -83,7 +83,7 @@ def create_app(
         app = KeyGuard(app, keys)
     if cors_origins:  # around the keys: a preflight carries none, and a page may see that it was refused
         app = Cors(app, cors_origins)
-    return RequestIds(app)
+    return Envelope(app, traffic, is_draining)
 
 
 class HotRoutes:
@@ -124,32 +124,3 @@ def _metrics_handler(metrics: MetricsText) -> Handler:
         return Answer(200, body, content_type)
 
     return handle
-
-
-class RequestIds:
-    """Gives each request an id: the client's `X-Request-Id` if it is printable and short, else a new one.
-
-    It goes on the answer, into the log's context and into the prediction log.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes the request on."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        # Ids are no secrets, and the system needn't be asked for each.
-        request_id = given if _REQUEST_ID.fullmatch(given) else b"%032x" % random.getrandbits(128)
-        text = request_id.decode()
-        scope.setdefault("state", {})["request_id"] = text
-        structlog.contextvars.bind_contextvars(request_id=text)  # the server gives each request a context of its own
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
-            await send(message)
-
-        await self._app(scope, receive, send_with_id)

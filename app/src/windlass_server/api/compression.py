@@ -49,7 +49,10 @@ async def read_body(
     length = headers.get(b"content-length")
     if length is not None and length.isdigit() and int(length) > max_bytes:
         raise _too_large(max_bytes)
-    encoding = headers.get(b"content-encoding", b"").strip().lower()
+    encoding = headers.get(b"content-encoding")
+    if encoding is None:
+        return await _read_plain(receive, max_bytes, grew)
+    encoding = encoding.strip().lower()
     if encoding in {b"", b"identity"}:
         return await _read_plain(receive, max_bytes, grew)
     if encoding in {b"gzip", b"x-gzip"}:
@@ -66,14 +69,18 @@ async def _read_plain(receive: Receive, max_bytes: int, grew: Callable[[int], No
     body = _Pieces()
     more = True
     while more:
-        chunk, more = await _next_chunk(receive)
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk: bytes = message.get("body", b"")
+        more = message.get("more_body", False)
         if body.size + len(chunk) > max_bytes:
             raise _too_large(max_bytes)
         grew(len(chunk))
         if not more and not body.size:
             return chunk
         body.add(chunk)
-        del chunk  # while the next one is waited for
+        del message, chunk  # while the next one is waited for
     return body.whole()
 
 

@@ -4,8 +4,7 @@ lock. So where it runs is decided elsewhere (`json_work`): on the spot, or in an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from windlass_contract.manifest import Signature
 from windlass_server.errors import Code, ServingError
@@ -14,14 +13,14 @@ from windlass_server.tensors import Tensor
 from .json_text import JsonSyntaxError, parse, shown
 from .limits import Limits
 from .oip_infer import LENGTH_HEADER, Inference, read_inference
+from .plain_rows import read_plain_rows, tensor_of_plain_rows
 from .signatures import DEFAULT_SIGNATURE, Interface
 from .tfs_examples import parse_examples
 from .tfs_json import format_error
 from .tfs_predict import predict_inputs
 
 
-@dataclass(frozen=True)
-class Inputs:
+class Inputs(NamedTuple):
     """Of a request in TensorFlow Serving's JSON."""
 
     tensors: dict[str, Tensor]
@@ -39,10 +38,16 @@ class Document:
         self._body = body
         self._limits = limits
         self._value: dict[str, Any] = {}
+        self._plain: list[Any] | None = None
+        """Rows, when there is nothing else in the body."""
 
     def tfs_signature(self) -> str:
         """The signature that it names or means, in TensorFlow Serving's order of checks, which decides the error that
         wins."""
+        self._plain = read_plain_rows(self._body, self._limits)
+        if self._plain is not None:
+            self._value = {"instances": self._plain}
+            return DEFAULT_SIGNATURE
         if not self._body:
             raise ServingError(Code.INVALID_ARGUMENT, "JSON Parse error: The document is empty")
         try:
@@ -76,6 +81,10 @@ class Document:
 
     def inputs(self, signature_name: str, signature: Signature) -> Inputs:
         """The tensors of a parsed request."""
+        if self._plain is not None:
+            tensors = tensor_of_plain_rows(self._plain, signature)
+            if tensors is not None:
+                return Inputs(tensors, in_rows=True, flat=False)
         return Inputs(*predict_inputs(signature_name, signature, self._value))
 
     def examples(self) -> Tensor:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 import orjson
@@ -22,29 +23,28 @@ from starlette.types import Receive, Scope, Send
 from windlass_server.errors import Code, ServingError
 
 from .bodies import SMALL_BYTES, Bodies, Body, no_room
-from .compression import compress_answer, read_body
+from .compression import LEAST_COMPRESSED, compress_answer, read_body
 from .limits import Limits
 
 JSON = "application/json"
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True)
 class Request:
     """What a handler sees of a request."""
 
-    scope: Scope
-    receive: Receive
-    limits: Limits
-    headers: Mapping[bytes, bytes]
-    """By lower-case name; of a repeated one, the last."""
-    arriving: Body
-    """Counts what is received."""
+    __slots__ = ("_limits", "_receive", "arriving", "headers", "method", "scope")
 
-    @property
-    def method(self) -> str:
+    def __init__(self, scope: Scope, receive: Receive, limits: Limits, arriving: Body) -> None:
+        self.scope = scope
+        self.method: str = scope["method"]
         """As sent, in capitals."""
-        return str(self.scope["method"])
+        self.headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        """By lower-case name; of a repeated one, the last."""
+        self.arriving = arriving
+        """Counts what is received."""
+        self._receive = receive
+        self._limits = limits
 
     @property
     def path(self) -> str:
@@ -65,7 +65,7 @@ class Request:
     async def body(self) -> bytes:
         """The decompressed body. Raises `ServingError` PAYLOAD_TOO_LARGE, INVALID_ARGUMENT or RESOURCE_EXHAUSTED."""
         try:
-            return await read_body(self.receive, self.headers, self.limits.max_body_bytes, self.arriving.grew)
+            return await read_body(self._receive, self.headers, self._limits.max_body_bytes, self.arriving.grew)
         except asyncio.CancelledError:
             if self.arriving.interrupted():
                 raise no_room() from None
@@ -74,14 +74,13 @@ class Request:
             self.arriving.settle()
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What goes back."""
 
     status: int
     body: bytes = b""
     content_type: str = JSON
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = MappingProxyType({})
 
 
 Handler = Callable[[Request], Awaitable[Answer]]
@@ -143,45 +142,50 @@ class ProtocolRoute(BaseRoute):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request; never raises but for cancellation."""
         with self._bodies.body() as arriving:
-            request = Request(scope, receive, self._limits, dict(scope["headers"]), arriving)
-            answer = await self._answer(request)
-            if answer is not None:
-                try:
-                    arriving.is_answered(len(answer.body))
-                except ServingError as error:
-                    answer = error_answer(error)
-                await send_answer(request, answer, send)
+            request = Request(scope, receive, self._limits, arriving)
+            try:
+                answer = await self._handler(request)
+                arriving.is_answered(len(answer.body))
+            except ClientDisconnect:
+                return  # nobody listens any more
+            except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client gets an answer
+                answer = _answer_to(error, request)
+            await send_answer(request, answer, send)
 
-    async def _answer(self, request: Request) -> Answer | None:
-        """None: nobody listens any more."""
-        try:
-            return await self._handler(request)
-        except ServingError as error:
-            return error_answer(error)
-        except ModelError as wrapped:
-            return error_answer(wrapped.error, wrapped.headers)
-        except ClientDisconnect:
-            return None
-        except Exception:  # noqa: BLE001 - the edge: it is logged whole, and the client gets an answer
-            _log.exception("request failed", path=request.path, request_id=request.request_id)
-            return error_answer(
-                ServingError(Code.INTERNAL, f"internal error; the log has it under request id {request.request_id}")
-            )
+
+def _answer_to(error: Exception, request: Request) -> Answer:
+    if isinstance(error, ServingError):
+        return error_answer(error)
+    if isinstance(error, ModelError):
+        return error_answer(error.error, error.headers)
+    _log.error("request failed", path=request.path, request_id=request.request_id, exc_info=error)
+    return error_answer(
+        ServingError(Code.INTERNAL, f"internal error; the log has it under request id {request.request_id}")
+    )
 
 
 async def send_answer(request: Request, answer: Answer, send: Send) -> None:
     """Sends it, compressed when the client asked; without its body for HEAD. Returns when it is taken, nearly."""
-    body, encoding = await compress_answer(answer.body, request.headers.get(b"accept-encoding", b""))
+    status, body, content_type, extra = answer
+    encoding = None
+    if len(body) >= LEAST_COMPRESSED and (accepted := request.headers.get(b"accept-encoding")):
+        body, encoding = await compress_answer(body, accepted)
     headers = [
-        (b"content-type", answer.content_type.encode("latin-1")),
-        (b"content-length", str(len(body)).encode()),
-        *((name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()),
+        _encoded("content-type", content_type),
+        (b"content-length", b"%d" % len(body)),
+        *[_encoded(name, value) for name, value in extra.items()],
     ]
     if encoding:
         headers += [(b"content-encoding", encoding.encode()), (b"vary", b"Accept-Encoding")]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     shown = b"" if request.method == "HEAD" else body
     if len(shown) > SMALL_BYTES:
         await send({"type": "http.response.body", "body": shown, "more_body": True})
         shown = b""  # whoever sends it waits until the piece before is on its way
     await send({"type": "http.response.body", "body": shown})
+
+
+@lru_cache(maxsize=256)
+def _encoded(name: str, value: str) -> tuple[bytes, bytes]:
+    """Nearly all are those of the answer before: version, digest, epoch."""
+    return name.encode("latin-1"), value.encode("latin-1")

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, ParamSpec, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self
 
 from windlass_contract.manifest import Signature
-from windlass_server.tensors import Tensor, raw_size, unpacked
+from windlass_server.tensors import PackedStrings, Tensor, raw_size, unpacked
 
 from .bodies import SMALL_BYTES
 from .document import Document, Inputs
@@ -22,9 +22,6 @@ LARGE = SMALL_BYTES
 A body that is read elsewhere also counts among those that are held."""
 Writer = Callable[..., bytes]
 """One of `answer_texts`."""
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class Reading(Protocol):
@@ -57,7 +54,10 @@ class JsonWork(Protocol):
 
 def size_of(tensors: Mapping[str, Tensor]) -> int:
     """Bytes of them: how much there is to write."""
-    return sum(raw_size(tensor) for tensor in tensors.values())
+    size = 0
+    for tensor in tensors.values():  # for each request, and a generator takes as long as all the rest
+        size += raw_size(tensor)
+    return size
 
 
 class WorkHere:
@@ -74,23 +74,24 @@ class WorkHere:
 
     async def write(self, writer: Writer, outputs: Mapping[str, Tensor], **arguments: Any) -> bytes:
         """See `JsonWork`."""
-        return await _convert(size_of(outputs), _write, writer, outputs, arguments)
+        if size_of(outputs) < LARGE:
+            return write_here(writer, outputs, arguments)
+        return await asyncio.to_thread(write_here, writer, outputs, arguments)
 
 
-def _write(writer: Writer, outputs: Mapping[str, Tensor], arguments: dict[str, Any]) -> bytes:
-    return writer({name: unpacked(tensor) for name, tensor in outputs.items()}, **arguments)
-
-
-async def _convert(size: int, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    if size < LARGE:
-        return function(*args, **kwargs)
-    return await asyncio.to_thread(function, *args, **kwargs)
+def write_here(writer: Writer, outputs: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> bytes:
+    """On the spot: for small ones."""
+    for tensor in outputs.values():
+        if isinstance(tensor, PackedStrings):
+            outputs = {name: unpacked(each) for name, each in outputs.items()}
+            break
+    return writer(outputs, **arguments)
 
 
 class _ReadingHere:
     def __init__(self, document: Document, size: int) -> None:
         self._document = document
-        self._size = size
+        self._small = size < LARGE
 
     async def __aenter__(self) -> Self:
         return self
@@ -101,16 +102,25 @@ class _ReadingHere:
         return None
 
     async def tfs_signature(self) -> str:
-        return await _convert(self._size, self._document.tfs_signature)
+        step = self._document.tfs_signature
+        return step() if self._small else await asyncio.to_thread(step)
 
     async def plain_signature(self) -> str | None:
-        return await _convert(self._size, self._document.plain_signature)
+        step = self._document.plain_signature
+        return step() if self._small else await asyncio.to_thread(step)
 
     async def inputs(self, signature_name: str, signature: Signature) -> Inputs:
-        return await _convert(self._size, self._document.inputs, signature_name, signature)
+        step = self._document.inputs
+        if self._small:
+            return step(signature_name, signature)
+        return await asyncio.to_thread(step, signature_name, signature)
 
     async def examples(self) -> Tensor:
-        return await _convert(self._size, self._document.examples)
+        step = self._document.examples
+        return step() if self._small else await asyncio.to_thread(step)
 
     async def inference(self, header_length: bytes | None, interface: Interface) -> Inference:
-        return await _convert(self._size, self._document.inference, header_length, interface)
+        step = self._document.inference
+        if self._small:
+            return step(header_length, interface)
+        return await asyncio.to_thread(step, header_length, interface)

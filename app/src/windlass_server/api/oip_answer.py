@@ -20,7 +20,7 @@ def answer_inference(
     outputs: Mapping[str, Tensor],
     texts: Mapping[str, bytes],
     admission: Admission,
-    headers: dict[str, str],
+    headers: Mapping[str, str],
 ) -> Answer:
     """The answer to a request. `texts`: the JSON of those outputs that aren't asked for in binary."""
     entries: list[dict[str, Any]] = []
@@ -45,5 +45,5 @@ def answer_inference(
         200,
         b"".join([text, *blobs]),
         "application/octet-stream",
-        headers | {"inference-header-content-length": str(len(text))},
+        {**headers, "inference-header-content-length": str(len(text))},
     )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType, TracebackType
+from typing import Self
 
 from windlass_server.errors import ServingError
 from windlass_server.hosting.hosting import Admission, Hosting
@@ -35,22 +37,28 @@ class Call:
     """One request to one version, from its admission to its answer. Use `call` to make one."""
 
     def __init__(self, service: Service, request: Request, protocol: str, admission: Admission) -> None:
-        self.admission = admission
+        self.admission = self.admitted = admission
+        """Who answers: at last, and as it was admitted."""
         self._service = service
         self._request = request
         self._protocol = protocol
         self._started = time.perf_counter()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._service.hosting.release(self.admitted)
+        if isinstance(error, ServingError):
+            raise ModelError(error, self.headers) from error
+
     @property
-    def headers(self) -> dict[str, str]:
+    def headers(self) -> Mapping[str, str]:
         """On each answer of a model: who answered."""
         admission = self.admission
-        return {
-            "x-model-version": str(admission.version),
-            "x-model-digest": admission.digest,
-            "x-plan-epoch": str(admission.epoch),
-            "x-instance": self._service.instance,
-        }
+        return _headers(admission.version, admission.digest, admission.epoch, self._service.instance)
 
     async def infer(
         self, signature: str, inputs: Mapping[str, Tensor], outputs: list[str] | None = None
@@ -96,7 +104,6 @@ class Call:
         )
 
 
-@contextmanager
 def call(
     service: Service,
     request: Request,
@@ -105,16 +112,16 @@ def call(
     *,
     version: int | None = None,
     label: str | None = None,
-) -> Iterator[Call]:
-    """Admits a request and gives the admission back whatever happens.
+) -> Call:
+    """Admits a request; to be used by `with`, which gives the admission back whatever happens.
 
     A `ServingError` before the admission passes as it is; one after it becomes a `ModelError` with the headers.
     """
-    admission = service.hosting.admit(model, version=version, label=label)
-    current = Call(service, request, protocol, admission)
-    try:
-        yield current
-    except ServingError as error:
-        raise ModelError(error, current.headers) from error
-    finally:
-        service.hosting.release(admission)
+    return Call(service, request, protocol, service.hosting.admit(model, version=version, label=label))
+
+
+@lru_cache(maxsize=64)
+def _headers(version: int, digest: str, epoch: int, instance: str) -> Mapping[str, str]:
+    return MappingProxyType(
+        {"x-model-version": str(version), "x-model-digest": digest, "x-plan-epoch": str(epoch), "x-instance": instance}
+    )

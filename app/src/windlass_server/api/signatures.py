@@ -7,6 +7,7 @@ from typing import Protocol
 
 from windlass_contract.manifest import Signature, TensorSpec
 from windlass_server.errors import Code, ServingError
+from windlass_server.tensors import shape_fits
 
 DEFAULT_SIGNATURE = "serving_default"
 
@@ -25,10 +26,7 @@ def fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
 
     TensorFlow itself would take any rank and may abort the whole process over a wrong one, so nothing else passes.
     """
-    return spec.shape is None or (
-        len(shape) == len(spec.shape)
-        and all(wanted in {-1, given} for given, wanted in zip(shape, spec.shape, strict=True))
-    )
+    return shape_fits(shape, spec.shape)
 
 
 def shape_text(shape: list[int] | tuple[int, ...] | None) -> str:

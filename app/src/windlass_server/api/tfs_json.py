@@ -29,6 +29,7 @@ TYPE_NAME = {
     for datatype, name in TENSORFLOW_NAME.items()
 }
 """TensorFlow's names as they stand in error messages."""
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
 _NOT_IN_JSON = {DataType.FP16, DataType.BF16}
 _PLAIN_TYPES: dict[DataType, frozenset[type]] = {
     **{datatype: frozenset({int}) for datatype in DataType},
@@ -144,6 +145,11 @@ def _dense(value: Any, datatype: DataType) -> Tensor | None:
     shape = _dense_shape(value)
     level = [value]
     for size in shape:
+        if len(level) == 1:  # of one row there is nothing to be joined
+            if not isinstance(level[0], list) or len(level[0]) != size:
+                return None
+            level = level[0]
+            continue
         if not (set(map(type, level)) <= {list} and set(map(len, level)) <= {size}):
             return None
         level = list(itertools.chain.from_iterable(level))
@@ -156,6 +162,9 @@ def _dense(value: Any, datatype: DataType) -> Tensor | None:
 def _number_array(values: list[Any], datatype: DataType) -> Tensor | None:
     dtype = NUMPY_TYPE[datatype]
     if datatype is DataType.FP32:
+        if values and min(values) >= -_MAX_FLOAT32 and max(values) <= _MAX_FLOAT32:
+            # NaN compares with nothing: it is passed over, or fails a comparison and is looked at below.
+            return np.array(values, dtype=np.float32)
         wide = np.array(values, dtype=np.float64)
         with np.errstate(over="ignore"):
             narrow = wide.astype(np.float32)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from windlass_contract.manifest import TensorSpec
@@ -31,6 +31,7 @@ _ASK = re.compile(
     r"/v1/models/([^/:]+)(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?:(classify|regress|predict)", _FLAGS
 )
 _LOOK = re.compile(r"/v1/models(?:/([^/:]+))?(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?(?:/(metadata))?", _FLAGS)
+_PATTERNS = {"POST": _ASK, "GET": _LOOK}
 _MAX_INT64 = 2**63 - 1
 _STATE = {
     VersionState.WAITING: "START",
@@ -45,8 +46,7 @@ _STATE = {
 }
 
 
-@dataclass(frozen=True)
-class _Target:
+class _Target(NamedTuple):
     """What a URL names."""
 
     model: str
@@ -65,14 +65,7 @@ class TfsV1:
         """Answers one request. Raises `ServingError` and `ModelError`."""
         if request.method == "OPTIONS":
             return _preflight(request)
-        match = (
-            {"POST": _ASK, "GET": _LOOK}[request.method].fullmatch(request.path)
-            if request.method in {"POST", "GET"}
-            else None
-        )
-        if match is None:
-            raise ServingError(Code.INVALID_ARGUMENT, f"Malformed request: {request.method} {request.path}")
-        target = _target(match)
+        target = _target(request.method, request.path)
         if request.method == "GET":
             return self._look(target, request)
         body = await request.body()
@@ -134,7 +127,13 @@ class TfsV1:
         return json_answer(body)
 
 
-def _target(match: re.Match[str]) -> _Target:
+@lru_cache(maxsize=256)
+def _target(method: str, path: str) -> _Target:
+    """Nearly all requests name what others named before. Raises `ServingError`, which isn't remembered."""
+    pattern = _PATTERNS.get(method)
+    match = pattern.fullmatch(path) if pattern is not None else None
+    if match is None:
+        raise ServingError(Code.INVALID_ARGUMENT, f"Malformed request: {method} {path}")
     model, version_text, label, action = match.groups()
     version = None
     if version_text is not None:

@@ -11,7 +11,13 @@ from windlass_server.hosting.breaker import Breakers
 from windlass_server.hosting.faults import NoAnswerInTimeError, WorkerLostError
 from windlass_server.hosting.hosting import Admission
 from windlass_server.hosting.router import RoutingTable
-from windlass_server.hosting.second_answer import is_answered_again, same_interface, second_of, time_for_first
+from windlass_server.hosting.second_answer import (
+    any_other,
+    is_answered_again,
+    same_interface,
+    second_of,
+    time_for_first,
+)
 from windlass_server.hosting.slot import Place, Slot, Ticket
 from windlass_server.tensors import Tensor
 
@@ -112,7 +118,7 @@ class Answering:
     def other_than(self, slot: Slot) -> Slot | None:
         """Who could have a version's traffic."""
         routes = self._table().models.get(slot.key.model)
-        if routes is None:
+        if routes is None or not any_other(slot, routes.seconds):
             return None
         broken = [held.target for held in routes.seconds if held.target.key in self._breakers.open]
         held = second_of(slot, routes.seconds, broken)

@@ -31,11 +31,12 @@ class Window:
 
     def note(self, *, failed: bool, now: float, times: int = 1) -> None:
         """Takes a request in."""
+        requests, oldest = self._requests, now - WINDOW_SECONDS
         for _ in range(times):
-            self._requests.append((now, failed))
+            requests.append((now, failed))
             self._failed += failed
-        while self._requests and (len(self._requests) > WINDOW_REQUESTS or self._requests[0][0] < now - WINDOW_SECONDS):
-            self._failed -= self._requests.popleft()[1]
+        while requests and (len(requests) > WINDOW_REQUESTS or requests[0][0] < oldest):
+            self._failed -= requests.popleft()[1]
 
     def trips(self, breaker: Breaker) -> bool:
         """Whether there is enough against the version."""
@@ -95,7 +96,9 @@ class Breakers:
     def _take(self, key: Key, times: int, *, failed: bool, now: float) -> bool:
         if key in self._open or key.model not in self._settings:
             return False
-        window = self._windows.setdefault(key, Window())
+        window = self._windows.get(key)
+        if window is None:
+            window = self._windows[key] = Window()
         window.note(failed=failed, now=now, times=times)
         if not failed or not window.trips(self._settings[key.model]):
             return False

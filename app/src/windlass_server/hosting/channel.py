@@ -49,6 +49,10 @@ class RequestTooLargeError(ValueError):
     """A request beyond the bound of what a worker takes."""
 
 
+Outcome = Answer | ChannelClosedError
+"""Of a request that was sent."""
+
+
 class WorkerChannel:
     """Belongs to the event loop it was made in."""
 
@@ -69,7 +73,7 @@ class WorkerChannel:
         self._max_request_bytes = max_request_bytes
         self._max_answer_bytes = max_answer_bytes
         self._on_close = on_close
-        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._waiting: dict[int, Callable[[Outcome], None]] = {}
         self._next_id = 0
         self._closed: str | None = None
         self._outgoing: deque[list[Buffer]] = deque()
@@ -96,18 +100,25 @@ class WorkerChannel:
         the worker's answer is then thrown away when it comes. Raises `RequestTooLargeError`, and `ValueError` for
         tensors that can't be sent."""
         future: asyncio.Future[Answer] = self._loop.create_future()
+        try:
+            self.post(head, tensors, lambda outcome: settle(future, outcome))
+        except ChannelClosedError as error:
+            future.set_exception(error)
+        return future
+
+    def post(self, head: dict[str, Any], tensors: Mapping[str, Tensor] | None, then: Callable[[Outcome], None]) -> None:
+        """Sends a request. `then` is called with what comes of it, once, out of a later turn of the event loop. Raises
+        as `send`, and `ChannelClosedError`."""
         if self._closed is not None:
-            future.set_exception(ChannelClosedError(self._closed))
-            return future
+            raise ChannelClosedError(self._closed)
         self._next_id += 1
         pieces = encode({**head, "id": self._next_id}, tensors)
         if (size := size_of(pieces)) > self._max_request_bytes:
             raise RequestTooLargeError(f"the request has {size} bytes; at most {self._max_request_bytes} are taken")
-        self._waiting[self._next_id] = future
+        self._waiting[self._next_id] = then
         self._outgoing.append(pieces)
         if len(self._outgoing) == 1:
             self._loop.call_soon(self._begin_to_send)
-        return future
 
     def close(self) -> None:
         """Ends the channel: the worker sees the end and exits. What is unanswered fails."""
@@ -122,9 +133,8 @@ class WorkerChannel:
         self._socket.close()
         self._outgoing.clear()
         waiting, self._waiting = self._waiting, {}
-        for future in waiting.values():
-            if not future.done():
-                future.set_exception(ChannelClosedError(reason))
+        for then in waiting.values():
+            then(ChannelClosedError(reason))
 
     def _fail(self, reason: str) -> None:
         if self._closed is None:
@@ -168,21 +178,23 @@ class WorkerChannel:
             self._fail(f"the worker sent {error}")
 
     def _read(self) -> bool:
-        """One `recv`. Returns whether there may be more."""
+        """One `recv`. Returns whether there may be more: not after one that took all there was."""
         if self._payload is not None:
+            wanted = len(self._payload) - self._payload_filled
             count = self._socket.recv_into(self._payload[self._payload_filled :])
             self._payload_filled += count
             if count and self._payload_filled == len(self._payload):
                 payload, self._payload = self._payload, None
                 self._answered(payload, self._payload_head)
         else:
+            wanted = len(self._buffer) - self._filled
             count = self._socket.recv_into(self._buffer[self._filled :])
             self._filled += count
             if count:
                 self._take_frames()
         if not count:
             self._fail("the worker ended")
-        return bool(count) and self._closed is None
+        return count == wanted and self._closed is None
 
     def _take_frames(self) -> None:
         """Takes all complete frames out of the buffer; a large one's beginning goes to a buffer of its own size."""
@@ -209,8 +221,17 @@ class WorkerChannel:
     def _answered(self, payload: memoryview, head_bytes: int) -> None:
         head, tensors = decode(payload, head_bytes, _PACK_FROM)
         identity = head.get("id")
-        future = self._waiting.pop(identity, None) if isinstance(identity, int) else None
-        if future is None:
+        then = self._waiting.pop(identity, None) if isinstance(identity, int) else None
+        if then is None:
             raise FrameError("an answer that nobody asked for")
-        if not future.done():
-            future.set_result((head, tensors))
+        then((head, tensors))
+
+
+def settle(future: asyncio.Future[Answer], outcome: Outcome) -> None:
+    """Ends a future with it, unless whoever waited is gone."""
+    if future.done():
+        return
+    if isinstance(outcome, ChannelClosedError):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

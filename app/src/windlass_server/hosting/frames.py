@@ -22,6 +22,10 @@ ALIGNMENT = 64
 MAX_BUFFERS = 512
 """How many pieces one `sendmsg` takes; Linux allows 1024."""
 
+_DATATYPES = {datatype.value: datatype for datatype in DataType}
+_JOINED_BYTES = 4096
+"""Up to here a body is copied behind its head: one piece costs less than several."""
+
 Buffer = bytes | bytearray | memoryview
 
 
@@ -30,8 +34,8 @@ class FrameError(Exception):
 
 
 def encode(head: dict[str, Any], tensors: Mapping[str, Tensor] | None = None) -> list[Buffer]:
-    """The pieces of a frame, in order. Numeric tensors are not copied. Raises `ValueError` for a type that no protocol
-    knows, and for a head beyond its bound."""
+    """The pieces of a frame, in order. Large numeric tensors are not copied. Raises `ValueError` for a type that no
+    protocol knows, and for a head beyond its bound."""
     body: list[Buffer] = []
     listed = []
     for name, tensor in (tensors or {}).items():
@@ -44,12 +48,18 @@ def encode(head: dict[str, Any], tensors: Mapping[str, Tensor] | None = None) ->
     data += b" " * (-len(data) % ALIGNMENT)
     if len(data) > MAX_HEAD_BYTES:
         raise ValueError(f"a head of {len(data)} bytes; at most {MAX_HEAD_BYTES} are sent")
-    return [PREFIX.pack(len(data), sum(len(piece) for piece in body)) + data, *body]
+    size = size_of(body)
+    if size <= _JOINED_BYTES:
+        return [b"".join([PREFIX.pack(len(data), size), data, *body])]
+    return [PREFIX.pack(len(data), size) + data, *body]
 
 
 def size_of(pieces: Iterable[Buffer]) -> int:
     """Bytes on the wire."""
-    return sum(len(piece) for piece in pieces)
+    size = 0
+    for piece in pieces:
+        size += len(piece)
+    return size
 
 
 def lengths(prefix: Buffer, max_body_bytes: int) -> tuple[int, int]:
@@ -63,7 +73,7 @@ def lengths(prefix: Buffer, max_body_bytes: int) -> tuple[int, int]:
 
 
 def allocate(size: int) -> memoryview:
-    """A buffer that nobody filled with zeros first."""
+    """A buffer that nobody filled with zeros first, aligned as numpy aligns."""
     return np.empty(size, dtype=np.uint8).data
 
 
@@ -81,9 +91,9 @@ def decode(
             if datatype == DataType.BYTES and pack_from is not None and size >= pack_from:
                 tensors[name] = PackedStrings.of(piece, shape)
             else:
-                tensors[name] = from_raw(piece, DataType(datatype), shape)
+                tensors[name] = from_raw(piece, _DATATYPES[datatype], shape)
             position += size + -size % ALIGNMENT
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise FrameError(f"a frame that can't be read: {error}") from error
     return head, tensors
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -375,7 +376,7 @@ class Host:
         explicit = version is not None or label is not None
         table = self._table
         # Sticky assignment will give the point from a hash of the request's key.
-        held = table.choose(model, version=version, label=label, point=random.randrange(WHOLE))  # noqa: S311
+        held = table.choose(model, version=version, label=label, point=int(random.random() * WHOLE))  # noqa: S311
         slot = held.target
         waiting, bound = (
             (slot.waiting_explicit, self.settings.explicit_queue_length)
@@ -400,15 +401,15 @@ class Host:
             explicit=explicit,
             manifest=resident.manifest,
             signatures=resident.signatures,
-            place=Place(slot, explicit),
+            place=Place(slot, explicit=explicit),
             deadline=time.monotonic() + self.settings.request_deadline,
         )
 
-    async def infer(
+    def infer(
         self, admission: Admission, signature: str, inputs: Mapping[str, Tensor], outputs: list[str] | None = None
-    ) -> dict[str, Tensor]:
+    ) -> Coroutine[Any, Any, dict[str, Tensor]]:
         """See `Hosting`."""
-        return await self._answering.answer(_ticket(admission), signature, inputs, outputs)
+        return self._answering.answer(_ticket(admission), signature, inputs, outputs)
 
     def answered_by(self, admission: Admission) -> Admission:
         """See `Hosting`."""

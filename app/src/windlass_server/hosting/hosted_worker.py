@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from windlass_contract.health import HEALTH
 from windlass_server.errors import Code, ServingError
-from windlass_server.hosting.channel import Answer, ChannelClosedError, RequestTooLargeError, WorkerChannel
+from windlass_server.hosting.asking import Asked, Asking
+from windlass_server.hosting.channel import Answer, WorkerChannel
 from windlass_server.hosting.confinement import lacking
 from windlass_server.hosting.cpus import available_cpus, loading_cpus
 from windlass_server.hosting.launcher import Launcher, LauncherError, WorkerExit, WorkerProcess
 from windlass_server.hosting.memory import Room, own_bytes
-from windlass_server.hosting.send_ahead import SendAhead
 from windlass_server.tensors import Tensor, unpacked
 
 _EXIT_SECONDS = 10
@@ -55,10 +54,6 @@ class ResidentSettings:
 
 _NO_MEMORY = re.compile(r"bad_alloc|cannot allocate memory|out of memory|oom when allocating", re.IGNORECASE)
 """What a process says before it ends itself because it got no memory: the C++ library, the system, TensorFlow."""
-
-
-class WorkerDownError(Exception):
-    """The worker is gone, or of no use any more; `HostedWorker.ended` says how."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +104,7 @@ class HostedWorker:
             max_answer_bytes=settings.max_answer_bytes,
             on_close=self._on_channel_close,
         )
-        self._ahead = SendAhead(settings.threads)
-        self._slots = asyncio.Semaphore(self._ahead.places)
-        self._running: dict[asyncio.Future[Answer], float] = {}
+        self._asking = Asking(self._channel, settings.threads)
         process.exited.add_done_callback(lambda _: self.down.set())
 
     @classmethod
@@ -155,37 +148,26 @@ class HostedWorker:
     @property
     def oldest_seconds(self) -> float:
         """How long the oldest request that it was sent has been unanswered; 0 when there is none."""
-        oldest = next(iter(self._running.values()), None)
-        return 0.0 if oldest is None else time.monotonic() - oldest
+        return self._asking.oldest_seconds
 
-    async def call(
+    async def call(self, head: dict[str, Any], tensors: Mapping[str, Tensor] | None = None) -> Answer:
+        """Sends a request when there is a place for it, and waits for the answer. Raises `WorkerDownError`, and
+        `ServingError` when the worker says so."""
+        return await self._asking.ask(head, tensors).answer
+
+    def ask(
         self,
-        head: dict[str, Any],
-        tensors: Mapping[str, Tensor] | None = None,
-        on_sent: Callable[[], None] = lambda: None,
-    ) -> Answer:
-        """Sends a request when there is a place for it, says so by `on_sent`, and waits for the answer. Cancelled, the
-        request keeps its place until the worker has answered it. Raises `WorkerDownError`, and `ServingError` when the
-        worker says so."""
-        await self._slots.acquire()
-        try:
-            future = self._channel.send(head, tensors)
-        except RequestTooLargeError as error:
-            self._slots.release()
-            raise ServingError(Code.PAYLOAD_TOO_LARGE, str(error)) from None
-        except BaseException:
-            self._slots.release()
-            raise
-        on_sent()
-        self._running[future] = time.monotonic()
-        future.add_done_callback(self._on_answer)
-        try:
-            answer = await asyncio.shield(future)
-        except ChannelClosedError as error:
-            raise WorkerDownError(str(error)) from None
-        if "code" in answer[0]:
-            raise ServingError(Code(answer[0]["code"]), str(answer[0].get("message", "")))
-        return answer
+        signature: str,
+        inputs: Mapping[str, Tensor],
+        outputs: list[str],
+        deadline: float,
+        *,
+        trial: bool = False,
+    ) -> Asked:
+        """Asks for a run of a signature; see `run`. The answer is what `outputs_of` takes."""
+        head = {"op": "run", "signature": signature, "outputs": outputs, "deadline": deadline, "trial": trial}
+        # Whoever tries a version has a deadline of its own around all that it tries.
+        return self._asking.ask(head, inputs, None if trial else deadline)
 
     async def run(
         self,
@@ -193,17 +175,13 @@ class HostedWorker:
         inputs: Mapping[str, Tensor],
         outputs: list[str],
         deadline: float,
-        on_sent: Callable[[], None] = lambda: None,
         *,
         trial: bool = False,
     ) -> dict[str, Tensor]:
-        """Runs a signature. `deadline`: by `time.monotonic`; the worker begins nothing after it. `trial`: nobody waits
-        for it, so it is run at low priority, and its strings are there to be compared; large ones of others stay
-        packed. Raises as `call`."""
-        head = {"op": "run", "signature": signature, "outputs": outputs, "deadline": deadline, "trial": trial}
-        _, answer = await self.call(head, inputs, on_sent)
-        if answer.keys() != set(outputs):
-            raise ServingError(Code.INTERNAL, f"the model answered {sorted(answer)}, asked was for {sorted(outputs)}")
+        """Runs a signature. `deadline`: by `time.monotonic`; it is given up then, and the worker begins nothing after
+        it. `trial`: nobody waits for it, so it is run at low priority and isn't given up, and its strings are there to
+        be compared; large ones of others stay packed. Raises as `call`, and `TimeoutError`."""
+        answer = outputs_of(await self.ask(signature, inputs, outputs, deadline, trial=trial).answer, outputs)
         return {name: unpacked(tensor) for name, tensor in answer.items()} if trial else answer
 
     async def private_bytes(self) -> int:
@@ -263,12 +241,13 @@ class HostedWorker:
         if reason.startswith("the worker sent"):
             self.kill(reason)
 
-    def _on_answer(self, future: asyncio.Future[Answer]) -> None:
-        del self._running[future]
-        # Whoever asked may be gone.
-        answer = None if future.cancelled() or future.exception() is not None else future.result()
-        for _ in range(self._ahead.answered(None if answer is None else answer[0].get("seconds"))):
-            self._slots.release()
+
+def outputs_of(answer: Answer, wanted: list[str]) -> dict[str, Tensor]:
+    """What a run answered. Raises `ServingError` when it isn't what was asked for."""
+    _, tensors = answer
+    if tensors.keys() != set(wanted):
+        raise ServingError(Code.INTERNAL, f"the model answered {sorted(tensors)}, asked was for {sorted(wanted)}")
+    return tensors
 
 
 def _require_all(confinement: dict[str, str]) -> None:

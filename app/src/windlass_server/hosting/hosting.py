@@ -11,8 +11,8 @@ from windlass_contract.report import VersionState
 from windlass_server.tensors import Tensor
 
 
-@dataclass(frozen=True)
-class Admission:
+@dataclass
+class Admission:  # frozen, it would take ten times as long to make, and one is made for each request
     """A request's ticket: the version that was chosen for it and the epoch it was chosen under. It is answered by
     this version whatever changes meanwhile, and must be given back (`infer` does, or `release`)."""
 

@@ -20,7 +20,7 @@ import orjson
 from windlass_contract.manifest import Signature
 from windlass_server.api.bodies import DEFAULT_BYTES, no_room
 from windlass_server.api.document import Inputs
-from windlass_server.api.json_work import LARGE, Reading, WorkHere, Writer, size_of
+from windlass_server.api.json_work import LARGE, Reading, WorkHere, Writer, size_of, write_here
 from windlass_server.api.limits import Limits
 from windlass_server.api.oip_infer import Inference
 from windlass_server.api.signatures import Interface
@@ -146,7 +146,7 @@ class JsonHelpers:
         """See `JsonWork`."""
         size = size_of(outputs)
         if size < LARGE:
-            return await self._here.write(writer, outputs, **arguments)
+            return write_here(writer, outputs, arguments)
         tensors = {f"tensor {name}": tensor for name, tensor in outputs.items()}
         async with self._answers.turn(size), self.helpers.one() as helper:
             try:

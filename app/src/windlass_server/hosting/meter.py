@@ -39,7 +39,7 @@ class Meter:
 
     def count(self, code: Code | None, seconds: float, *, explicit: bool) -> None:
         """Takes one answer in. `code`: None when it went well."""
-        self.codes[OK if code is None else str(code)] += 1
+        self.codes[code or OK] += 1
         self.buckets[bisect_left(BUCKETS_SECONDS, seconds)] += 1
         self.seconds += seconds
         if not explicit:

@@ -6,6 +6,7 @@ One attempt; what comes before and after is the resident's.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,9 +18,10 @@ from windlass_contract.manifest import FileEntry, Manifest, ParitySamples, Signa
 from windlass_contract.report import VersionState
 from windlass_contract.samples import AcceptanceSamples
 from windlass_server.errors import Code, ServingError
-from windlass_server.hosting import trials
+from windlass_server.hosting import batching, trials
+from windlass_server.hosting.asking import WorkerDownError
 from windlass_server.hosting.background import in_background
-from windlass_server.hosting.hosted_worker import HostedWorker, ResidentSettings, WorkerDownError
+from windlass_server.hosting.hosted_worker import HostedWorker, ResidentSettings
 from windlass_server.hosting.launcher import Launcher, LauncherError
 from windlass_server.hosting.memory import kill_first
 from windlass_server.hosting.parity import MAX_PARITY_BYTES, ParityArrays, read_parity
@@ -27,6 +29,7 @@ from windlass_server.runtimes import RUNTIME_OF
 from windlass_server.tensors import Tensor
 
 _MAX_MESSAGE = 2000
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Findings:
     artifact: Artifact | None = None
     signatures: dict[str, Signature] = field(default_factory=dict)
     gates: list[GateResult] = field(default_factory=list)
+    batched: set[str] = field(default_factory=set)
+    """Signatures whose one-row requests are run together when they come together."""
     memory_bytes: int | None = None
 
 
@@ -155,6 +160,7 @@ class Preparation:
         self._enter(VersionState.WARMING_UP)
         await self._read_parity(manifest)
         await self._warm_up(worker, manifest)
+        await self._try_batches(worker)
         if not tested_before:
             self._enter(VersionState.TESTING)
             await self._test_parity(worker)
@@ -315,6 +321,18 @@ class Preparation:
             self.found.progress = (index + 1) / len(repeated)
         statistic = f"{len(repeated)} runs"
         self._pass(Gate.WARM_UP, f"{statistic}; zeros were refused by {', '.join(refused)}" if refused else statistic)
+
+    async def _try_batches(self, worker: HostedWorker) -> None:
+        """Finds out whether requests may be run together. Whatever comes of it, the version can answer."""
+        real = {samples.signature: arrays.inputs for samples, arrays in self._parity}
+        for name in self.found.signatures:
+            samples = real.get(name, {})
+            enough = all(tensor.ndim and len(tensor) >= batching.LEAST_ROWS for tensor in samples.values())
+            rows = {key: tensor[: batching.TRIED_ROWS] for key, tensor in samples.items()} if enough else {}
+            answer, _ = await worker.call({"op": "batch", "signature": name}, rows)
+            if answer.get("batched") is True:
+                self.found.batched.add(name)
+                _log.info("model %s: one-row requests to signature %s are run together", self._spec.model, name)
 
     async def _test_parity(self, worker: HostedWorker) -> None:
         for samples, arrays in self._parity:

@@ -12,12 +12,12 @@ from windlass_contract.failures import Failure, Gate, GateResult, Reason
 from windlass_contract.manifest import Manifest, Signature
 from windlass_contract.report import VersionReport, VersionState
 from windlass_server.errors import Code, ServingError
+from windlass_server.hosting.asking import WorkerDownError
 from windlass_server.hosting.faults import NoAnswerInTimeError, WorkerLostError
-from windlass_server.hosting.hosted_worker import HostedWorker, ResidentSettings, WorkerDownError
+from windlass_server.hosting.hosted_worker import HostedWorker, ResidentSettings, outputs_of
 from windlass_server.hosting.launcher import Launcher
 from windlass_server.hosting.memory_watch import Footprint
 from windlass_server.hosting.preparation import Findings, Preparation, PreparationError, VersionSpec
-from windlass_server.runtimes.runtime import check_inputs
 from windlass_server.tensors import Tensor
 
 __all__ = ["Resident", "ResidentSettings", "VersionSpec"]
@@ -82,6 +82,11 @@ class Resident:
     def signatures(self) -> Mapping[str, Signature]:
         """As the loaded model has them, of those that its manifest names."""
         return self._found.signatures
+
+    @property
+    def batched(self) -> frozenset[str]:
+        """Signatures whose one-row requests are run together when they come together."""
+        return frozenset(self._found.batched)
 
     @property
     def gates(self) -> list[GateResult]:
@@ -151,25 +156,18 @@ class Resident:
         *,
         timeout: float,  # noqa: ASYNC109 - it is the worker's deadline too
     ) -> dict[str, Tensor]:
-        """Runs a signature within `timeout` seconds. `outputs`: only these. Raises `ServingError`.
-        Cancelled, the worker's answer is thrown away."""
-        worker, wanted = self._admit(signature, inputs, outputs)
-        started = sent = time.monotonic()
-        has_begun = False
-
-        def begins() -> None:
-            nonlocal sent, has_begun
-            sent, has_begun = time.monotonic(), True
-
+        """Runs a signature within `timeout` seconds. `outputs`: only these. Raises `ServingError`; the worker holds
+        `inputs` against the signature before it runs anything. Cancelled, its answer is thrown away."""
+        worker, wanted = self._admit(signature, outputs)
+        asked = worker.ask(signature, inputs, wanted, time.monotonic() + timeout)
         self.in_flight += 1
         try:
-            async with asyncio.timeout(timeout):
-                return await worker.run(signature, inputs, wanted, started + timeout, begins)
+            return outputs_of(await asked.answer, wanted)
         except WorkerDownError as error:
             raise WorkerLostError(f"{self._name} can't answer: {error}", worker.pid, worker.crashed) from None
         except TimeoutError:
             # Its own run, or another that blocks the worker: either way nothing came of the version meanwhile.
-            ran = max(time.monotonic() - sent if has_begun else 0.0, worker.oldest_seconds)
+            ran = max(0.0 if asked.sent is None else time.monotonic() - asked.sent, worker.oldest_seconds)
             own_share = min(ran / timeout, 1.0)
             message = f"{self._name} had no answer in {timeout:.3g} s"
             raise NoAnswerInTimeError(message, own_share=own_share) from None
@@ -208,9 +206,7 @@ class Resident:
         self.state = state
         self._on_change(self)
 
-    def _admit(
-        self, signature: str, inputs: Mapping[str, Tensor], outputs: list[str] | None
-    ) -> tuple[HostedWorker, list[str]]:
+    def _admit(self, signature: str, outputs: list[str] | None) -> tuple[HostedWorker, list[str]]:
         worker = self._worker
         if worker is None or worker.down.is_set():
             raise ServingError(Code.UNAVAILABLE, f"{self._name} can't answer now", retry_after=1)
@@ -219,9 +215,8 @@ class Resident:
             raise ServingError(
                 Code.INVALID_ARGUMENT, f'Serving signature name: "{signature}" not found in signature def'
             )
-        check_inputs(known, inputs)
         wanted = list(known.outputs) if outputs is None else outputs
-        unknown = [name for name in wanted if name not in known.outputs]
+        unknown = [] if outputs is None else [name for name in wanted if name not in known.outputs]
         if unknown or not wanted:
             raise ServingError(
                 Code.INVALID_ARGUMENT, f"the outputs are {sorted(known.outputs)}, asked was for {unknown or wanted}"

@@ -30,6 +30,11 @@ def is_answered_again(code: Code, *, explicit: bool, left: float) -> bool:
     return code in VERSIONS_FAULTS and not explicit and left > 0
 
 
+def any_other(failed: T, seconds: Sequence[Held[T]]) -> bool:
+    """Whether there is one besides it; mostly there is none, and every request asks."""
+    return len(seconds) > 1 or (len(seconds) == 1 and seconds[0].target != failed)
+
+
 def second_of(failed: T, seconds: Sequence[Held[T]], broken: Sequence[T] = ()) -> Held[T] | None:
     """Who answers instead. `seconds`: who may, the committed version first, then the previous one. `broken`: whose
     breaker is open; they don't help."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from windlass_server.hosting.usual import Usual
+
 SECONDS_AHEAD = 0.001
 """Of the worker's work that may wait in its channel, beyond the next request."""
 MOST_AHEAD = 32
-_LONGEST_SECONDS = 3600.0
-_WEIGHT = 0.05
-"""Of the last request in how long they usually take."""
 
 
 class SendAhead:
@@ -20,16 +19,13 @@ class SendAhead:
 
     def __init__(self, threads: int) -> None:
         self._least = threads + 1
-        self._usual_seconds: float | None = None
+        self._usual = Usual()
         self.places = self._least
         """Requests that it may have at a time."""
 
     def answered(self, seconds: object) -> int:
         """It has answered one, and says that running it took so long, or nothing. How many may be sent in its place."""
-        # What a worker says is its model's word.
-        if isinstance(seconds, float) and 0 <= seconds < _LONGEST_SECONDS:
-            usual = self._usual_seconds
-            self._usual_seconds = seconds if usual is None else usual + _WEIGHT * (seconds - usual)
+        self._usual.note(seconds)
         wanted = self._least + self._ahead()
         if self.places > wanted:
             self.places -= 1
@@ -40,6 +36,5 @@ class SendAhead:
         return 1
 
     def _ahead(self) -> int:
-        if self._usual_seconds is None:
-            return 0
-        return min(MOST_AHEAD, int(SECONDS_AHEAD / max(self._usual_seconds, 1e-9)))
+        usual = self._usual.seconds
+        return 0 if usual is None else min(MOST_AHEAD, int(SECONDS_AHEAD / max(usual, 1e-9)))

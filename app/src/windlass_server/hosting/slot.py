@@ -175,18 +175,18 @@ class Slot:
         return report.model_copy(update={"state": state, "failure": failure, "counters": counters})
 
 
-@dataclass(eq=False)
 class Place:
     """A request's place in a version's queue: given back once, however often that is asked for."""
 
-    slot: Slot
-    explicit: bool
-    given_back: bool = False
-    answered_by: Admission | None = None
-    """Another version that answered instead."""
+    __slots__ = ("answered_by", "explicit", "given_back", "slot")
 
-    def __post_init__(self) -> None:
-        self.slot.enter(explicit=self.explicit)
+    def __init__(self, slot: Slot, *, explicit: bool) -> None:
+        self.slot = slot
+        self.explicit = explicit
+        self.given_back = False
+        self.answered_by: Admission | None = None
+        """Another version that answered instead."""
+        slot.enter(explicit=explicit)
 
     def give_back(self) -> None:
         """The request is answered, or won't be run."""
@@ -195,7 +195,7 @@ class Place:
             self.slot.leave(explicit=self.explicit)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Ticket(Admission):
     """An admission as the host gives it out."""
 

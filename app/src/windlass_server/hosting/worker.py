@@ -1,7 +1,9 @@
 """A worker: the process that holds one version. It was forked from a template and knows nothing but its channel.
 
 Each of its threads reads a request, runs it and answers it, and only one reads at a time: so a request is taken by the
-thread that will run it, without a hand-over. At the end of the channel the process ends.
+thread that will run it, without a hand-over. Where running it takes less than waking the next thread, that one goes on
+reading only after the answer, and the requests that came together are answered together. At the end of the channel the
+process ends.
 """
 
 from __future__ import annotations
@@ -18,6 +20,16 @@ from typing import Any, NoReturn, TypeVar
 from windlass_contract.manifest import ModelFormat, Signature
 from windlass_contract.operations import describe, forbidden_operations
 from windlass_server.errors import Code, ServingError
+from windlass_server.hosting.batching import (
+    MOST_ROWS,
+    are_worth_it,
+    company_of,
+    grouped,
+    has_rows,
+    join,
+    random_rows,
+    split,
+)
 from windlass_server.hosting.frames import (
     MAX_BUFFERS,
     PREFIX,
@@ -32,6 +44,7 @@ from windlass_server.hosting.frames import (
 )
 from windlass_server.hosting.memory_reading import private_bytes
 from windlass_server.hosting.processes import lower_priority
+from windlass_server.hosting.usual import Usual
 from windlass_server.runtimes import import_runtime
 from windlass_server.runtimes.runtime import Runtime, check_inputs
 from windlass_server.tensors import Tensor
@@ -44,6 +57,8 @@ _MAX_MESSAGE = 1000
 _READ_AHEAD = 64 * 1024
 
 _T = TypeVar("_T")
+_Request = tuple[dict[str, Any], dict[str, Tensor]]
+"""Head and tensors of a frame."""
 _Work = Callable[[dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], dict[str, Tensor]]]
 
 
@@ -75,10 +90,14 @@ class Worker:
         self._ahead_start = self._ahead_end = 0
         self._reading = threading.Lock()
         self._writing = threading.Lock()
+        self._usual = Usual()
+        self._batched: set[str] = set()
+        """Signatures whose requests are run together when they come together."""
         self._work: dict[str, _Work] = {
             "hello": self._hello,
             "check": self._check,
             "load": self._load,
+            "batch": self._try_batches,
             "run": self._run,
         }
 
@@ -87,14 +106,43 @@ class Worker:
         while True:
             with self._reading:
                 try:
-                    head, tensors = self._receive()
+                    requests, at_once = self._receive()
                 except (OSError, EOFError, FrameError):
                     os._exit(0)  # main has closed the channel, or is gone; a frame of it can't be wrong
-            pieces = self._answer(head, tensors)
-            del tensors
-            with self._writing:
-                self._send(pieces)
-            del pieces  # the next request may be long in coming
+                if at_once:
+                    self._answer_all(requests)
+            if not at_once:
+                self._answer_all(requests)
+            del requests  # the next may be long in coming
+
+    def _answer_all(self, requests: list[_Request]) -> None:
+        groups = [[index] for index in range(len(requests))]
+        if self._batched and len(requests) > 1:
+            groups = grouped([company_of(head, tensors, self._batched) for head, tensors in requests])
+        pieces: list[Buffer] = []
+        for group in groups:
+            together = [requests[index] for index in group]
+            pieces += self._answer(*together[0]) if len(group) == 1 else self._answer_together(together)
+        requests.clear()
+        with self._writing:
+            self._send(pieces)
+
+    def _answer_together(self, requests: list[_Request]) -> list[Buffer]:
+        """In one run. Where one of them is bad, each is run by itself and told what is wrong with it alone."""
+        try:
+            for head, tensors in requests:
+                model, outputs = self._admit(head, tensors)
+            begun = time.monotonic()
+            answers = split(model.run(head["signature"], join([each for _, each in requests]), outputs), len(requests))
+            seconds = (time.monotonic() - begun) / len(requests)
+            self._usual.note(seconds)
+            return [
+                piece
+                for (head, _), answer in zip(requests, answers, strict=True)
+                for piece in self._bounded(encode({"seconds": seconds, "id": head["id"]}, answer))
+            ]
+        except Exception:  # noqa: BLE001 - whatever it is: those it isn't about are answered all the same
+            return [piece for request in requests for piece in self._answer(*request)]
 
     def _answer(self, head: dict[str, Any], tensors: dict[str, Tensor]) -> list[Buffer]:
         try:
@@ -132,24 +180,79 @@ class Worker:
         signatures = {name: signature.to_dict() for name, signature in model.signatures.items()}
         return {"signatures": signatures}, {}
 
+    def _try_batches(self, head: dict[str, Any], tensors: dict[str, Tensor]) -> _Request:
+        """Whether requests to a signature may be run together from now on. `tensors`: rows to find it out with; none:
+        random ones."""
+        model, name = self._loaded(), head["signature"]
+        signature: Signature = model.signatures[name]
+        if not (has_rows(signature) and model.may_batch(name)):
+            return {"batched": False}, {}
+        rows = tensors or random_rows(signature)
+        outputs = list(signature.outputs)
+        try:
+            batched = _gently(lambda: are_worth_it(lambda batch: model.run(name, batch, outputs), rows))
+        except Exception:  # noqa: BLE001 - a model may raise anything; then nothing is shown, and it serves all the same
+            batched = False
+        if batched:
+            self._batched.add(name)
+        return {"batched": batched}, {}
+
     def _run(self, head: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        if head["deadline"] < time.monotonic():
-            raise ServingError(Code.DEADLINE_EXCEEDED, "the request's time was over before its turn came")
-        model = self._model
-        if model is None:
-            raise ServingError(Code.UNAVAILABLE, "the model is not loaded")
-        signature: Signature = model.signatures[head["signature"]]
-        check_inputs(signature, tensors)
-        outputs = head["outputs"] or list(signature.outputs)
+        model, outputs = self._admit(head, tensors)
         if head["trial"]:  # the first runs make what the later ones use, and nobody waits for them
             return {}, _gently(lambda: model.run(head["signature"], tensors, outputs))
         begun = time.monotonic()
         answer = model.run(head["signature"], tensors, outputs)
-        return {"seconds": time.monotonic() - begun}, answer
+        seconds = time.monotonic() - begun
+        self._usual.note(seconds)
+        return {"seconds": seconds}, answer
 
-    def _receive(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        head, body = lengths(self._read(PREFIX.size), self._max_request_bytes)
+    def _admit(self, head: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[Runtime, list[str]]:
+        """What is to run a request, and the outputs to fetch. Raises `ServingError` for one that isn't to be run."""
+        if head["deadline"] < time.monotonic():
+            raise ServingError(Code.DEADLINE_EXCEEDED, "the request's time was over before its turn came")
+        model = self._loaded()
+        signature: Signature = model.signatures[head["signature"]]
+        check_inputs(signature, tensors)
+        return model, head["outputs"] or list(signature.outputs)
+
+    def _loaded(self) -> Runtime:
+        if self._model is None:
+            raise ServingError(Code.UNAVAILABLE, "the model is not loaded")
+        return self._model
+
+    def _receive(self) -> tuple[list[_Request], bool]:
+        """The next request, and of those behind it what is there already and is to be answered with it; and whether the
+        thread is to answer them before another one reads. A large request is waited for by nobody else."""
+        head, tensors = self._next()
+        requests = [(head, tensors)]
+        if sum(tensor.nbytes for tensor in tensors.values()) > len(self._ahead):
+            return requests, False
+        most = self._usual.group(MOST_ROWS if self._batched else 1)
+        while len(requests) < most and self._is_there():
+            requests.append(self._next())
+        return requests, self._usual.at_once
+
+    def _next(self) -> _Request:
+        while self._ahead_end - self._ahead_start < PREFIX.size:
+            self._read_ahead()
+        head, body = lengths(self._ahead[self._ahead_start : self._ahead_end], self._max_request_bytes)
+        self._ahead_start += PREFIX.size
         return decode(self._read(head + body), head)
+
+    def _is_there(self) -> bool:
+        """Whether a whole request has been read."""
+        there = self._ahead_end - self._ahead_start
+        if there < PREFIX.size:
+            return False
+        size = lengths(self._ahead[self._ahead_start : self._ahead_end], self._max_request_bytes)
+        return there >= PREFIX.size + sum(size)
+
+    def _read_ahead(self) -> None:
+        there = self._ahead_end - self._ahead_start
+        self._ahead[:there] = bytes(self._ahead[self._ahead_start : self._ahead_end])
+        self._ahead_start, self._ahead_end = 0, there
+        self._ahead_end += self._receive_into(self._ahead[there:])
 
     def _read(self, size: int) -> memoryview:
         """So many bytes, in a buffer of their own. Small requests come several at a time; of a large one all but its
@@ -161,7 +264,7 @@ class Worker:
                 if size - filled >= len(self._ahead):
                     filled += self._receive_into(buffer[filled:])
                     continue
-                self._ahead_start, self._ahead_end = 0, self._receive_into(self._ahead)
+                self._read_ahead()
             count = min(size - filled, self._ahead_end - self._ahead_start)
             buffer[filled : filled + count] = self._ahead[self._ahead_start : self._ahead_start + count]
             filled += count

@@ -7,6 +7,9 @@ import os
 import sqlite3
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import cache
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,8 @@ _BUSY_SECONDS = 5
 _POSTGRESQL_ROW_BYTES = 128
 """What a row costs in PostgreSQL besides its values: header, key and index entries."""
 _EXPIRE_ROWS = 5000
+_ROWS_AT_ONCE = 64
+"""SQLite takes at least 999 values in a statement."""
 
 
 class Database:
@@ -101,7 +106,12 @@ class Database:
 
     def _write(self, rows: Sequence[dict[str, Any]]) -> None:
         with self._begin() as connection:
-            connection.execute(self._insert, rows)
+            if self._file is not None and (values := _bound_for_sqlite(rows)) is not None:
+                for start in range(0, len(values), _ROWS_AT_ONCE):
+                    part = values[start : start + _ROWS_AT_ONCE]
+                    connection.exec_driver_sql(_insert_at_once(len(part)), tuple(chain.from_iterable(part)))
+            else:
+                connection.execute(self._insert, rows)
 
     def _identity(self) -> tuple[int, int] | None:
         if self._file is None:
@@ -160,6 +170,38 @@ def make_engine(url: URL) -> Engine:
 def _insert_or_ignore(url: URL) -> Insert:
     insert = postgresql.insert if url.get_backend_name() == "postgresql" else sqlite.insert
     return insert(predictions).on_conflict_do_nothing(index_elements=["id"])
+
+
+_SQLITE = sqlite.dialect()
+_NAMES = [column.name for column in predictions.columns]
+_IN_ORDER = itemgetter(*_NAMES)
+_BINDERS = [
+    (index, bind)
+    for index, column in enumerate(predictions.columns)
+    if (bind := column.type.dialect_impl(_SQLITE).bind_processor(_SQLITE)) is not None
+]
+"""Of the columns whose values SQLAlchemy converts."""
+
+
+def _bound_for_sqlite(rows: Sequence[dict[str, Any]]) -> list[list[Any]] | None:
+    """Values in the order of the columns, as SQLAlchemy binds them; None: some can't be, which it says better."""
+    values = [[*_IN_ORDER(row)] for row in rows]
+    try:
+        for row in values:
+            for index, bind in _BINDERS:
+                row[index] = bind(row[index])
+    except (ValueError, TypeError, OverflowError, OSError):
+        return None
+    return values
+
+
+@cache
+def _insert_at_once(count: int) -> str:
+    """So many rows by one statement. For each statement Python's lock is let go and taken again, and whoever answers
+    requests holds it: by `executemany` that is so for each row."""
+    row = f"({', '.join('?' * len(_NAMES))})"
+    names = ", ".join(f'"{name}"' for name in _NAMES)
+    return f"INSERT INTO predictions ({names}) VALUES {', '.join([row] * count)} ON CONFLICT (id) DO NOTHING"  # noqa: S608 - names of the schema
 
 
 def _is_refusal(error: StatementError) -> bool:

@@ -44,6 +44,8 @@ class LiteRTRuntime:
 
     def __init__(self, path: Path, callers: int) -> None:
         self._interpreters: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._runners: dict[tuple[int, str], Any] = {}
+        """By interpreter and signature: each is found out once."""
         for _ in range(callers):
             # The file is mapped, so interpreters share its weights.
             interpreter = Interpreter(model_path=str(path), num_threads=1)
@@ -70,8 +72,16 @@ class LiteRTRuntime:
         finally:
             self._interpreters.put(interpreter)
 
+    def may_batch(self, _signature: str) -> bool:
+        """Never: a run takes microseconds, and for another number of rows an interpreter plans its memory anew."""
+        return False
+
     def _run_signature(self, interpreter: Any, signature: str, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
-        answer: dict[str, Any] = interpreter.get_signature_runner(signature)(**inputs)
+        key = id(interpreter), signature
+        runner = self._runners.get(key)
+        if runner is None:
+            runner = self._runners[key] = interpreter.get_signature_runner(signature)
+        answer: dict[str, Any] = runner(**inputs)
         return answer
 
     def _run_tensors(self, interpreter: Any, _signature: str, inputs: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from windlass_contract.manifest import Signature, TensorSpec
 from windlass_server.errors import Code, ServingError
-from windlass_server.tensors import Tensor, datatype_of
+from windlass_server.tensors import Tensor, datatype_of, shape_fits
 
 
 class Runtime(Protocol):
@@ -22,6 +22,11 @@ class Runtime(Protocol):
     def run(self, signature: str, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
         """Runs a signature on inputs that `check_inputs` passed; from any thread, several at a time. Only `outputs` are
         fetched. Raises `ServingError` for what the model refuses."""
+        ...
+
+    def may_batch(self, signature: str) -> bool:
+        """Whether several requests' rows may be tried in one run: that can take less than running each, and nothing in
+        one of them can hold up or change the others' run, since there is no branch, loop or changing state in it."""
         ...
 
 
@@ -63,7 +68,4 @@ def check_inputs(signature: Signature, inputs: Mapping[str, Tensor]) -> None:
 
 def fits(spec: TensorSpec, shape: Sequence[int]) -> bool:
     """Whether a tensor of this shape is one of these."""
-    return spec.shape is None or (
-        len(spec.shape) == len(shape)
-        and all(wanted in (-1, found) for wanted, found in zip(spec.shape, shape, strict=True))
-    )
+    return shape_fits(shape, spec.shape)

@@ -146,6 +146,31 @@ def hungry(folder: Path, *, mib: int, at_load: bool, after: int = 0) -> None:
     _save(module, folder, {"serving_default": tf.function(compute).get_concrete_function(COLUMN)})
 
 
+def rowwise(folder: Path, *, how: str) -> None:
+    """`x` FP32 [-1, 4] to `y`: see `models.rowwise`."""
+    module = tf.Module()
+    module.weights = tf.Variable(tf.reshape(tf.range(16.0), [4, 4]) / 16 - 0.4)
+    module.runs = tf.Variable(0, dtype=tf.int64, name="runs")
+    ways = {
+        "dense": lambda x: tf.nn.softmax(tf.matmul(x, module.weights)),
+        "centred": lambda x: x - tf.reduce_mean(x, axis=0),
+        "ranked": lambda x: x * tf.cast(tf.range(tf.shape(x)[0])[:, None], tf.float32),
+        "branching": lambda x: tf.cond(tf.reduce_max(x) > 1000, lambda: 2 * x, lambda: x),
+        "counting": lambda x: x + 0 * tf.cast(module.runs.assign_add(1, read_value=True), tf.float32),
+        "dropping": lambda x: tf.nn.dropout(x, 0.5),
+    }
+    rows = tf.TensorSpec([None, 4], tf.float32, name="x")
+    compute = tf.function(lambda x: {"y": ways[how](x)})
+    _save(module, folder, {"serving_default": compute.get_concrete_function(rows)})
+
+
+def named(folder: Path) -> None:
+    """Several inputs and outputs of one type: see `models.named`."""
+    compute = tf.function(lambda z, a, m: {"second": 10 * a, "first": tf.identity(z), "third": 100 * m})
+    columns = {name: tf.TensorSpec([None, 1], tf.float32, name=name) for name in ("z", "a", "m")}
+    _save(tf.Module(), folder, {"serving_default": compute.get_concrete_function(**columns)})
+
+
 def counting(folder: Path) -> None:
     """y = x; while it loads, it counts 30 million different numbers in a table of a gigabyte. That is no tensor: who
     makes it doesn't ask TensorFlow's allocator, which would say no in good order."""
@@ -346,6 +371,8 @@ BUILDERS: dict[str, Builder] = {
         crashing,
         hungry,
         counting,
+        rowwise,
+        named,
         refusing,
         image_decoder,
         scorer,

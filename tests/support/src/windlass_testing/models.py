@@ -221,6 +221,28 @@ def counting(models: Path, model: str, version: int, **manifest: Any) -> Path:
     return folder
 
 
+def rowwise(models: Path, model: str, version: int, kind: str, **manifest: Any) -> Path:
+    """`x` FP32 [-1, 4] to `y` FP32 [-1, 4], each in its way: `dense`, row by row; `centred`, less the mean of all rows;
+    `ranked`, times a row's place; `branching` on the largest number of all; `counting` its runs; `dropping` numbers at
+    random."""
+    folder = _copy(models, model, version, "rowwise", how=kind)
+    four = spec(DataType.FP32, [-1, 4])
+    write_manifest(
+        folder, model, version, {"serving_default": Signature(inputs={"x": four}, outputs={"y": four})}, **manifest
+    )
+    return folder
+
+
+def named(models: Path, model: str, version: int, **manifest: Any) -> Path:
+    """Inputs `z`, `a`, `m` FP32 [-1, 1] to outputs `second` = 10 a, `first` = z and `third` = 100 m, in no order."""
+    folder = _copy(models, model, version, "named")
+    signature = Signature(
+        inputs=dict.fromkeys(("z", "a", "m"), _COLUMN), outputs=dict.fromkeys(("second", "first", "third"), _COLUMN)
+    )
+    write_manifest(folder, model, version, {"serving_default": signature}, **manifest)
+    return folder
+
+
 def hostile(
     models: Path, model: str, version: int, does: str, *, at_load: bool = False, argument: str = "", **manifest: Any
 ) -> Path:

@@ -1,0 +1,75 @@
+"""Batches of real models in real workers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from windlass_contract.report import VersionState
+from windlass_server.errors import Code, ServingError
+from windlass_server.hosting.resident import Resident
+from windlass_testing import models
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+Make = Callable[..., Resident]
+ROWS = np.random.default_rng(3).normal(size=(200, 4)).astype(np.float32)
+
+
+async def ask(resident: Resident, row: np.ndarray[Any, Any]) -> Any:
+    return (await resident.infer("serving_default", {"x": row[None]}, timeout=30))["y"][0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "batched"),
+    [
+        ("dense", True),
+        ("centred", False),
+        ("ranked", False),
+        ("branching", False),
+        ("counting", False),
+        ("dropping", False),
+    ],
+)
+def test_only_rows_that_are_independent_are_run_together(
+    run: Run, make_resident: Make, tmp_path: Path, kind: str, batched: bool
+) -> None:
+    models.rowwise(tmp_path, "m", 1, kind)
+    resident = make_resident("m")
+
+    async def main() -> None:
+        await resident.prepare()
+        assert resident.state is VersionState.PREPARED
+        assert resident.batched == ({"serving_default"} if batched else frozenset())
+        if kind in {"dropping", "ranked"}:
+            return
+        alone = [await ask(resident, row) for row in ROWS[:20]]
+        together = await asyncio.gather(*(ask(resident, row) for row in ROWS[:20]))
+        np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-6)
+        if kind == "centred":
+            assert not np.any(together)  # each less its own mean
+
+    run(main())
+
+
+def test_among_many_at_once_each_gets_its_own_answer_and_the_bad_ones_theirs(
+    run: Run, make_resident: Make, tmp_path: Path
+) -> None:
+    models.rowwise(tmp_path, "m", 1, "dense")
+    resident = make_resident("m")
+
+    async def main() -> None:
+        await resident.prepare()
+        expected = (await resident.infer("serving_default", {"x": ROWS}, timeout=30))["y"]
+        bad = [ask(resident, np.zeros(5, np.float32)) for _ in range(20)]
+        answers = await asyncio.gather(*(ask(resident, row) for row in ROWS), *bad, return_exceptions=True)
+        np.testing.assert_allclose(answers[:200], expected, rtol=1e-4, atol=1e-5)
+        for error in answers[200:]:
+            assert isinstance(error, ServingError)
+            assert error.code is Code.INVALID_ARGUMENT
+
+    run(main())

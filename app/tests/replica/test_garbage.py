@@ -1,0 +1,32 @@
+"""Cycles are collected by the clock."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+
+from windlass_server import garbage
+from windlass_testing.waiting import until
+
+
+class Knot:
+    def __init__(self):
+        self.me = self
+
+
+def test_what_a_failed_request_leaves_behind_goes_soon_and_the_collector_is_given_back_as_it_was(monkeypatch):
+    monkeypatch.setattr(garbage, "SECONDS", 0.01)
+
+    async def scenario():
+        before = gc.get_threshold()
+        collecting = asyncio.create_task(garbage.collect_by_the_clock())
+        await until(lambda: gc.get_freeze_count() > 0)
+        assert gc.get_threshold()[0] > before[0]
+        knot = weakref.ref(Knot())
+        await until(lambda: knot() is None)
+        collecting.cancel()
+        await asyncio.wait([collecting])
+        assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)
+
+    asyncio.run(scenario())
