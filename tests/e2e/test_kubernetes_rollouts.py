@@ -22,6 +22,7 @@ from windlass_testing.models import affine_tflite, spec, write_manifest
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
+LONG = [pytest.mark.soak, pytest.mark.unproven, pytest.mark.timeout(3600)]
 OVERHEAD_SECONDS = 2
 """From `kubectl apply` to the new version on every replica, beyond what the slowest took to load and warm it."""
 COLUMN = spec(DataType.FP32, [-1, 1])
@@ -103,7 +104,7 @@ def _preparations(server: Server) -> dict[int, float]:
 
 @pytest.mark.parametrize(
     ("rollouts", "command"),
-    [(10, "make e2e"), pytest.param(100, "make soak-lab", marks=[pytest.mark.soak, pytest.mark.timeout(3600)])],
+    [(10, "make e2e"), pytest.param(100, "make soak-lab", marks=LONG)],
 )
 def test_rollouts_under_load_lose_no_request_and_replicas_change_over_together(
     server: Server, rollouts: int, command: str

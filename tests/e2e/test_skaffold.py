@@ -29,7 +29,6 @@ from windlass_testing.models import affine_tflite
 pytestmark = [
     pytest.mark.lab,
     pytest.mark.soak,
-    pytest.mark.unproven,
     pytest.mark.default_ports,
     pytest.mark.timeout(1500),
 ]
