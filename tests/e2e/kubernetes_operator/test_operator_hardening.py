@@ -255,7 +255,6 @@ def test_an_operator_killed_at_a_write_leaves_the_rollout_to_the_next(stage, num
 
 
 @pytest.mark.soak
-@pytest.mark.unproven
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("number", range(1, MOST_WRITES + 1))
 def test_an_operator_killed_at_any_write_leaves_the_rollout_to_the_next(stage, number: int, when: str) -> None:
