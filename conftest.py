@@ -5,9 +5,15 @@ The lab's fixtures are at the disposal of all.
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 pytest_plugins = ["windlass_lab.fixtures"]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A run in a shell's background is deaf to Ctrl-C, and so would be all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LONGEST_FIRST = (
     "/tests/docs/",

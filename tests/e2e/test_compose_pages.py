@@ -102,6 +102,7 @@ def test_the_page_begins_as_the_readme_does_and_its_other_commands_work_as_writt
     assert len(clone.run("docker compose ps --quiet server").split()) == 2, "and went down to two replicas"
 
 
+@pytest.mark.unproven
 def test_the_override_for_development_restarts_a_replica_when_its_code_changes(clone: Clone) -> None:
     (command,) = commands(COMPOSE, "Work on Windlass itself")
     output = clone.folder / "watch.txt"
@@ -119,7 +120,8 @@ def test_the_override_for_development_restarts_a_replica_when_its_code_changes(c
         until("it watches", lambda: "atch enabled" in output.read_text(errors="replace"), 300)
         source = clone.folder / "app" / "src" / "windlass_server" / "main.py"
         source.write_text(source.read_text().replace('log.info("starting"', 'log.info("starting edited"'))
-        until("the edited code runs", lambda: "starting edited" in output.read_text(errors="replace"), 120)
+        # Asked for: `up` shows no more of a container that it was about to attach to when it was restarted.
+        until("the edited code runs", lambda: "starting edited" in clone.run("docker compose logs server"), 120)
     except TimeoutError as error:
         raise AssertionError(output.read_text(errors="replace")[-4000:]) from error
     finally:

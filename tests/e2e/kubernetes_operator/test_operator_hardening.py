@@ -249,14 +249,12 @@ def _ended(stage: Any) -> bool:
     )
 
 
-@pytest.mark.unproven
 @pytest.mark.parametrize(("number", "when"), [(3, "before"), (3, "after"), (5, "after")])
 def test_an_operator_killed_at_a_write_leaves_the_rollout_to_the_next(stage, number: int, when: str) -> None:
     assert _killed_at(stage, number, when)
 
 
 @pytest.mark.soak
-@pytest.mark.unproven
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("number", range(1, MOST_WRITES + 1))
 def test_an_operator_killed_at_any_write_leaves_the_rollout_to_the_next(stage, number: int, when: str) -> None:
@@ -264,6 +262,5 @@ def test_an_operator_killed_at_any_write_leaves_the_rollout_to_the_next(stage, n
 
 
 @pytest.mark.soak
-@pytest.mark.unproven
 def test_the_writes_that_it_is_killed_at_are_all_there_are(stage) -> None:
     assert not _killed_at(stage, MOST_WRITES + 1, "before")

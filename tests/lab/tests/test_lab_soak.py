@@ -101,8 +101,7 @@ def test_it_stands_again_after_its_engine_was_killed(built_lab, victim):
 def interrupted(log, **environment):
     """Starts `tools`, sends it a Ctrl-C as soon as a tool is being built, and wants nothing of it left running."""
     process = subprocess.Popen(
-        # A run in a shell's background is deaf to Ctrl-C, and what it starts would be too.
-        ["env", "--default-signal=INT", sys.executable, "-m", "windlass_lab", "tools"],
+        [sys.executable, "-m", "windlass_lab", "tools"],
         env=os.environ | {"PYTHONPATH": str(versions.ROOT)} | environment,
         stdout=sys.stderr,
         start_new_session=True,
