@@ -22,7 +22,7 @@ from windlass_testing.models import affine_tflite, spec, write_manifest
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
-LONG = [pytest.mark.soak, pytest.mark.unproven, pytest.mark.timeout(3600)]
+LONG = [pytest.mark.soak, pytest.mark.timeout(3600)]
 OVERHEAD_SECONDS = 2
 """From `kubectl apply` to the new version on every replica, beyond what the slowest took to load and warm it."""
 COLUMN = spec(DataType.FP32, [-1, 1])
