@@ -156,7 +156,7 @@ def test_without_any_operator_pods_that_start_serve_the_committed_version(server
     everybody_serves(server, server.roll())
 
 
-@pytest.mark.unproven  # passed once; failed where the engine had left a Swarm before, and nodes found no other
+@pytest.mark.soak
 def test_a_rollout_goes_on_when_a_node_is_lost_and_the_node_follows_when_it_is_back(
     server: Server, docker_engine: DockerEngine
 ) -> None:
