@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestServer
 
 from windlass_contract.control import PlanAnswer
 from windlass_contract.plan import ModelPlan, PlannedVersion, ServingPlan
-from windlass_operator.control.auth import FileTokens
+from windlass_operator.control.auth import FileTokens, Identity
 from windlass_operator.control.endpoint import create_app
 from windlass_operator.control.hub import Hub
 
@@ -43,6 +43,13 @@ class Clock:
 
     def __call__(self) -> float:
         return time.monotonic() + self.ahead
+
+
+class EachOfAPod:
+    """Tokens as Pods have them: each is one replica's own, and names it."""
+
+    async def identify(self, token: str, server: str) -> Identity | None:  # noqa: ARG002
+        return Identity(SERVER, replica=token)
 
 
 class World:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from control_world import AUTHORIZED, DIGEST, PLAN, REPORTS, SERVER, World, act, plan, report, run
+from control_world import AUTHORIZED, DIGEST, PLAN, REPORTS, SERVER, EachOfAPod, World, act, plan, report, run
 
 from windlass_contract.canonical import digest_of_bytes
 from windlass_operator.control.auth import Identity
@@ -66,17 +66,13 @@ def test_a_token_is_rotated_while_the_operator_runs(tmp_path: Path) -> None:
 
 
 def test_a_token_of_one_replica_reports_for_no_other(tmp_path: Path) -> None:
-    class OfPods:
-        async def identify(self, token: str, server: str) -> Identity | None:  # noqa: ARG002
-            return Identity(SERVER, replica=token)
-
     async def scenario(each: World) -> None:
         act(each.hub, plan(1))
         assert (await each.post(REPORTS, json=report(), headers={"Authorization": "Bearer r1"}))[0] == 200
         status, body, _ = await each.post(REPORTS, json=report(), headers={"Authorization": "Bearer r2"})
         assert (status, list(body)) == (403, ["error"])
 
-    run(tmp_path, scenario, OfPods())
+    run(tmp_path, scenario, EachOfAPod())
 
 
 def test_samples_are_had_by_digest(tmp_path: Path) -> None:

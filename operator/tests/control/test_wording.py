@@ -6,10 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from control_world import AUTHORIZED, PLAN, REPORTS, SERVER, World, act, plan, report, run
+from control_world import AUTHORIZED, PLAN, REPORTS, SERVER, EachOfAPod, World, act, plan, report, run
 
 from windlass_contract.report import ServingReport
-from windlass_operator.control.auth import Identity
 from windlass_operator.control.wording import MAX_BYTES, wording_of
 
 
@@ -98,10 +97,6 @@ def test_a_report_that_repeats_the_one_before_is_not_read_and_counts_all_the_sam
 
 
 def test_somebody_elses_words_are_refused_as_ever(tmp_path: Any) -> None:
-    class OfPods:
-        async def identify(self, token: str, server: str) -> Identity | None:  # noqa: ARG002
-            return Identity(SERVER, replica=token)
-
     async def scenario(each: World) -> None:
         act(each.hub, plan(1))
         assert (await each.post(REPORTS, data=said(1), headers={"Authorization": "Bearer r1"}))[0] == 200
@@ -109,7 +104,7 @@ def test_somebody_elses_words_are_refused_as_ever(tmp_path: Any) -> None:
         assert (status, list(body)) == (403, ["error"])
         assert each.hub.reports(SERVER)[0].report.sequence == 1
 
-    run(tmp_path, scenario, OfPods())
+    run(tmp_path, scenario, EachOfAPod())
 
 
 def test_words_are_looked_up_for_the_server_that_the_token_is_for(tmp_path: Any) -> None:
