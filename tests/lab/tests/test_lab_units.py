@@ -10,7 +10,7 @@ import time
 
 import pytest
 from windlass_lab import choice, engine, extras, images, tools, versions
-from windlass_lab.cluster import configuration
+from windlass_lab.cluster import configuration, moment, outlived
 from windlass_lab.commands import run
 from windlass_lab.errors import CommandError, LabError
 from windlass_lab.home import LONGEST_HOME, SOCKET, Home, State, duration
@@ -272,6 +272,31 @@ def test_without_a_lab_its_tests_are_left_out_loudly(home, run_pytest):
     assert "2 skipped" in said
     assert "LEFT OUT" in said
     assert "2 tests NOT run: no lab stands" in said
+
+
+def pod(*, space="kube-system", node="n", states=({"running": {"startedAt": "2026-01-01T00:00:05Z"}},), **metadata):
+    return {
+        "metadata": {"namespace": space, "name": "dns", **metadata},
+        "spec": {"nodeName": node},
+        "status": {"containerStatuses": [{"state": state} for state in states]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "began", "lacks"),
+    [
+        (pod(), "2026-01-01T00:00:04.999999999Z", False),
+        (pod(), "2026-01-01T00:00:05.9Z", False),  # within the second: Kubernetes tells no more
+        (pod(), "2026-01-01T00:00:06Z", True),
+        (pod(states=({"waiting": {"reason": "CrashLoopBackOff"}},)), "2026-01-01T00:00:00Z", True),
+        (pod(states=()), "2026-01-01T00:00:00Z", True),
+        (pod(space="people"), "2026-01-01T00:00:06Z", False),
+        (pod(node="elsewhere"), "2026-01-01T00:00:06Z", False),
+        (pod(deletionTimestamp="2026-01-01T00:00:07Z"), "2026-01-01T00:00:06Z", False),
+    ],
+)
+def test_what_is_told_of_pods_from_before_their_node_was_started_counts_for_nothing(given, began, lacks):
+    assert outlived([given], {"n": moment(began)}) == (["pod kube-system/dns"] if lacks else [])
 
 
 @pytest.mark.parametrize("name", ["CI", "LAB_REQUIRED"])

@@ -6,6 +6,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,31 @@ DEFAULT_WORKERS = 2
 
 READY = 180
 """Seconds for all nodes and the cluster's own Deployments to become ready."""
+
+
+OWN_NAMESPACES = frozenset({"kube-system", "local-path-storage"})
+"""Of what the cluster itself needs."""
+
+
+def moment(text: str) -> datetime:
+    """A time of Docker's or of Kubernetes', without its fractions of a second: Kubernetes has none."""
+    return datetime.fromisoformat(text.partition(".")[0].removesuffix("Z")).replace(tzinfo=UTC)
+
+
+def outlived(pods: list[dict[str, Any]], started: Mapping[str, datetime]) -> list[str]:
+    """Pods of the cluster itself of which the API server tells what was before their node's container was `started`.
+
+    When that was killed, all of its Pods' containers were, and until its kubelet has looked they are called ready.
+    """
+    lacking = []
+    for pod in pods:
+        about, node = pod["metadata"], pod["spec"].get("nodeName", "")
+        if about["namespace"] not in OWN_NAMESPACES or node not in started or "deletionTimestamp" in about:
+            continue
+        running = [each["state"].get("running") for each in pod["status"].get("containerStatuses", [])]
+        if not running or not all(each and moment(each["startedAt"]) >= started[node] for each in running):
+            lacking.append(f"pod {about['namespace']}/{about['name']}")
+    return lacking
 
 
 def name(state: State) -> str:
@@ -112,9 +139,9 @@ class Cluster:
         )
 
     def unready(self) -> list[str]:
-        """Nodes and Deployments of the cluster itself that aren't ready; empty when all is well.
+        """Nodes, Deployments and Pods of the cluster itself that aren't ready; empty when all is well.
 
-        Raises `CommandError` when the API server doesn't tell.
+        Raises `CommandError` when the API server or the engine doesn't tell.
         """
         listed = json.loads(self._kubectl("get", "nodes", "--output=json"))["items"]
         ready = {
@@ -127,9 +154,18 @@ class Cluster:
         for deployment in json.loads(self._kubectl("get", "deployments", "--all-namespaces", "--output=json"))["items"]:
             space = deployment["metadata"]["namespace"]
             available = deployment["status"].get("availableReplicas", 0) >= deployment["spec"]["replicas"]
-            if space in {"kube-system", "local-path-storage"} and not available:
+            if space in OWN_NAMESPACES and not available:
                 lacking.append(f"deployment {space}/{deployment['metadata']['name']}")
-        return lacking
+        pods = json.loads(self._kubectl("get", "pods", "--all-namespaces", "--output=json"))["items"]
+        return lacking + outlived(pods, self._started())
+
+    def _started(self) -> dict[str, datetime]:
+        """When each node's container was started last."""
+        nodes = sorted(self.state.nodes)
+        if not nodes:
+            return {}
+        told = self._docker("inspect", "--format", "{{.Name}} {{.State.StartedAt}}", *nodes).splitlines()
+        return {name.removeprefix("/"): moment(began) for name, began in (line.split() for line in told)}
 
     def stands(self, workers: int | None) -> bool:
         """Whether our cluster is there, of this size and of this node image, and well."""
