@@ -1,7 +1,6 @@
 # ruff: noqa: E501 - tables of requests and errors, one to a line
 """Unmodified clients against a real `windlass-server` with real TensorFlow models."""
 
-import asyncio
 import io
 import json
 import subprocess
@@ -17,7 +16,7 @@ from PIL import Image
 
 from windlass_contract.manifest import ImageInput
 from windlass_server.tensors import to_raw
-from windlass_testing import models
+from windlass_testing import connections_closed, models
 from windlass_testing.one_machine import OneMachine, wait_until
 
 ROWS = 8
@@ -197,7 +196,7 @@ def test_asyncio_tritonclient_sends_and_receives_every_type(server):
                 outputs = [triton_aio.InferRequestedOutput("y", binary_data=False)]
                 check(await client.infer("identity", sent, outputs=outputs, parameters=signature(datatype)), datatype)
 
-    asyncio.run(ask_all())
+    connections_closed.run(ask_all())
 
 
 @pytest.mark.parametrize("sent", [None, "gzip", "deflate"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import hashlib
 import json
@@ -20,6 +19,7 @@ from windlass_contract.fetching import OWN_FOLDER, lock_path, work_folder
 from windlass_server.fetching.download import Bounds, BusyError, Wanted, download, remove_leftovers
 from windlass_server.fetching.https_source import HttpsSource, allowed
 from windlass_server.fetching.sources import FetchError
+from windlass_testing import connections_closed
 from windlass_testing.models import affine_tflite
 from windlass_testing.web_folder import WebFolder, web_folder
 
@@ -53,7 +53,7 @@ class Rig:
 
     def fetch(self, wanted: Wanted | None = None, bounds: Bounds = BOUNDS) -> None:
         source = HttpsSource(self.hosts, **self.options)
-        asyncio.run(download(self.models, wanted or self.wanted(), source, bounds, self.progress.append))
+        connections_closed.run(download(self.models, wanted or self.wanted(), source, bounds, self.progress.append))
 
     def refused(self, wanted: Wanted | None = None, bounds: Bounds = BOUNDS) -> Failure:
         with pytest.raises(FetchError) as caught:

@@ -17,6 +17,7 @@ from windlass_server.fetching.download import Bounds, Wanted, locked
 from windlass_server.fetching.fetcher import Fetcher, write_note
 from windlass_server.fetching.https_source import HttpsSource
 from windlass_server.fetching.pruning import prune, read_note
+from windlass_testing import connections_closed
 from windlass_testing.models import affine_tflite
 from windlass_testing.one_machine import wait_until
 from windlass_testing.web_folder import web_folder
@@ -111,7 +112,7 @@ def test_a_fetcher_notes_what_it_brought_and_not_what_was_there_before(tmp_path:
         )
         for _ in range(2):  # also after it was started anew
             fetcher = Fetcher("s", models, {"https": source}, Bounds(1024**2, 30), KEEP)
-            asyncio.run(_until_renewed(fetcher, brought, found))
+            connections_closed.run(_until_renewed(fetcher, brought, found))
     assert read_manifest(models / "m" / "1").digest == brought.digest
     said = [read_note(models / note_path(each.digest)) for each in (brought, found)]
     assert [(note.model, note.version) for note in said if note] == [("m", 1), (None, None)]

@@ -26,6 +26,7 @@ from windlass_server.following.subscription import Subscription
 from windlass_server.following.unmanaged import Folder, Found, choose
 from windlass_server.hosting.host import SamplesUnavailable
 from windlass_server.hosting.order import Key
+from windlass_testing import connections_closed
 from windlass_testing.models import affine_tflite
 
 
@@ -200,7 +201,7 @@ def test_plans_are_polled_and_reports_posted_with_the_token_read_anew(tmp_path):
             subscription.something_changed()
             await until(lambda: len(listener.renewed) > before)
 
-    asyncio.run(scenario())
+    connections_closed.run(scenario())
 
 
 @pytest.mark.parametrize(
@@ -233,7 +234,7 @@ def test_whatever_an_operator_answers_is_bounded_checked_and_named(tmp_path, ans
             assert listener.told == []
             assert subscription.settled.is_set()
 
-    asyncio.run(scenario())
+    connections_closed.run(scenario())
 
 
 def test_an_operator_that_is_just_starting_is_waited_for(tmp_path):
@@ -245,7 +246,7 @@ def test_an_operator_that_is_just_starting_is_waited_for(tmp_path):
             await until(lambda: "answered 503" in subscription.problem)
             assert not subscription.settled.is_set()
 
-    asyncio.run(scenario())
+    connections_closed.run(scenario())
 
 
 def test_once_a_report_is_answered_the_plan_is_asked_for_however_long_the_operator_was_away(tmp_path, monkeypatch):
@@ -270,7 +271,7 @@ def test_once_a_report_is_answered_the_plan_is_asked_for_however_long_the_operat
             away = False
             await until(lambda: listener.told == [1])
 
-    asyncio.run(scenario())
+    connections_closed.run(scenario())
 
 
 def test_an_operator_says_when_it_wants_the_next_report_and_one_that_fails_is_told_at_once(tmp_path, monkeypatch):
@@ -303,7 +304,7 @@ def test_an_operator_says_when_it_wants_the_next_report_and_one_that_fails_is_to
             broken.set()
             await until(lambda: reports >= 5)
 
-    asyncio.run(scenario())
+    connections_closed.run(scenario())
 
 
 def test_a_plan_that_a_report_is_told_of_is_asked_for_although_a_poll_waits(tmp_path):
@@ -337,7 +338,7 @@ def test_a_plan_that_a_report_is_told_of_is_asked_for_although_a_poll_waits(tmp_
             )
             assert subscription.problem == ""
 
-    asyncio.run(scenario())
+    connections_closed.run(scenario())
 
 
 def test_who_holds_the_operators_plan_already_need_not_wait_for_a_poll_to_end(tmp_path):
@@ -350,7 +351,7 @@ def test_who_holds_the_operators_plan_already_need_not_wait_for_a_poll_to_end(tm
         async with following(tmp_path, {"report": handle_report}, listener) as subscription, asyncio.timeout(30):
             await subscription.settled.wait()
 
-    asyncio.run(scenario())
+    connections_closed.run(scenario())
 
 
 def test_after_a_silence_it_connects_anew(tmp_path, monkeypatch):
@@ -365,7 +366,7 @@ def test_after_a_silence_it_connects_anew(tmp_path, monkeypatch):
         async with following(tmp_path, {"plan": handle, "report": handle}):
             await until(lambda: len(connections) >= 4)  # two each time
 
-    asyncio.run(scenario())
+    connections_closed.run(scenario())
 
 
 @pytest.mark.parametrize(
@@ -393,7 +394,7 @@ def test_acceptance_samples_are_bounded_and_checked_against_their_digest(tmp_pat
             else:
                 assert (await subscription.samples(digest)).samples[0].expect.values == 2
 
-    asyncio.run(scenario())
+    connections_closed.run(scenario())
 
 
 def test_an_unreadable_token_file_is_named(tmp_path):
@@ -403,7 +404,7 @@ def test_an_unreadable_token_file_is_named(tmp_path):
             subscription.something_changed()
             await until(lambda: f"{tmp_path / 'token'} can't be read: No such file" in subscription.problem)
 
-    asyncio.run(scenario())
+    connections_closed.run(scenario())
 
 
 # --- without a plan source ---

@@ -18,6 +18,7 @@ from windlass_contract.plan import ModelPlan, PlannedVersion, ServingPlan
 from windlass_operator.control.auth import FileTokens, Identity
 from windlass_operator.control.endpoint import create_app
 from windlass_operator.control.hub import Hub
+from windlass_testing import connections_closed
 
 SERVER = "cats-dogs"
 DIGEST = "sha256:" + "a" * 64
@@ -104,7 +105,7 @@ def run(folder: Path, scenario: Callable[[World], Awaitable[None]], authenticato
         async with world(folder, authenticator) as each:
             await scenario(each)
 
-    asyncio.run(body())
+    connections_closed.run(body())
 
 
 async def until(condition: Callable[[], bool]) -> None:

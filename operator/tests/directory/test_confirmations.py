@@ -13,6 +13,7 @@ from windlass_contract.record import ServerState
 from windlass_operator.directory_driver.lock import StateLock
 from windlass_operator.directory_driver.store import FolderStore, StateStore
 from windlass_operator.driving.durable import StoreError
+from windlass_testing import connections_closed
 
 SERVERS = ("cats", "dogs", "owls")
 
@@ -53,7 +54,7 @@ def test_all_that_are_asked_for_at_once_are_looked_at_together_each_with_its_own
         assert await folder.age("cats", generations["cats"]) == 0.0, "the next look is another one"
         return first
 
-    cats, dogs, owls = asyncio.run(ask())
+    cats, dogs, owls = connections_closed.run(ask())
     assert (cats, dogs) == (0.0, None)
     assert isinstance(owls, StoreError)
     assert len(hand_overs) == 2
@@ -70,4 +71,4 @@ def test_one_who_goes_away_takes_no_answer_from_the_others(store: StateStore) ->
         leaving.cancel()
         return await staying
 
-    assert asyncio.run(ask()) == 0.0
+    assert connections_closed.run(ask()) == 0.0

@@ -27,6 +27,7 @@ from windlass_operator.driving.server_worker import REST_SECONDS, ServerWorker, 
 from windlass_operator.driving.view import ServerView
 from windlass_operator.engine.interface import Event, Observation, Outcome
 from windlass_operator.metrics import Metrics
+from windlass_testing import connections_closed
 
 
 def plan(epoch: int) -> ServingPlan:
@@ -100,7 +101,7 @@ def play(folder: Path, scenario: Callable[[World], Awaitable[None]]) -> None:
     async def body() -> None:
         await scenario(World(folder))
 
-    asyncio.run(body())
+    connections_closed.run(body())
 
 
 def writing(epoch: int, **fields: Any) -> Callable[[Observation], Outcome]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from windlass_operator.kubernetes_driver.issuer import (
     IssuerKeys,
     keys_of,
 )
+from windlass_testing import connections_closed
 
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 AUDIENCE = "windlass-operator"
@@ -94,7 +94,7 @@ def long_ago(seconds: float) -> int:
 )
 def test_only_tokens_of_pods_for_us_that_the_issuer_signed_are_known(made: Callable[[], str], known: bool) -> None:
     """Tokens are made here, not when tests are collected: they are good for ten minutes."""
-    assert asyncio.run(issuer().who(made())) == (("vision", "p", "u") if known else None)
+    assert connections_closed.run(issuer().who(made())) == (("vision", "p", "u") if known else None)
 
 
 def test_keys_are_read_once_and_again_when_they_were_rotated() -> None:
@@ -105,14 +105,14 @@ def test_keys_are_read_once_and_again_when_they_were_rotated() -> None:
     async def ask(given: str) -> Any:
         return await keys.who(given)
 
-    assert asyncio.run(ask(token())) is not None
-    assert asyncio.run(ask(token())) is not None
+    assert connections_closed.run(ask(token())) is not None
+    assert connections_closed.run(ask(token())) is not None
     assert server.asked == 2, "issuer and keys"
     server.keys.append(published("new", OTHER, "RS256"))
-    assert asyncio.run(ask(token(OTHER, kid="new"))) is None, "nonsense must not make it ask each time"
+    assert connections_closed.run(ask(token(OTHER, kid="new"))) is None, "nonsense must not make it ask each time"
     assert server.asked == 2
     now[0] += UNKNOWN_KEY_SECONDS + 1
-    assert asyncio.run(ask(token(OTHER, kid="new"))) == ("vision", "p", "u")
+    assert connections_closed.run(ask(token(OTHER, kid="new"))) == ("vision", "p", "u")
 
 
 def test_without_the_api_server_nobody_is_refused_for_good() -> None:
@@ -122,11 +122,11 @@ def test_without_the_api_server_nobody_is_refused_for_good() -> None:
     keys = IssuerKeys(server, AUDIENCE, lambda: now[0])
     for _ in range(3):
         with pytest.raises(ApiError):
-            asyncio.run(keys.who(token()))
+            connections_closed.run(keys.who(token()))
     assert server.asked == 1, "it isn't asked for each request"
     server.away = False
     now[0] += FAILED_SECONDS + 1
-    assert asyncio.run(keys.who(token())) is not None
+    assert connections_closed.run(keys.who(token())) is not None
 
 
 @pytest.mark.parametrize("value", [{}, {"keys": None}, {"keys": [None, {}, {"kty": "oct", "k": "AA", "kid": "x"}]}])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
@@ -18,6 +17,7 @@ from windlass_operator.kubernetes_driver.reviews import (
     TokenReviews,
     good_seconds,
 )
+from windlass_testing import connections_closed
 
 NOW = 1_900_000_000.0
 SECRET = "long enough a secret for a signature that nobody looks at"
@@ -71,7 +71,7 @@ def test_a_token_is_reviewed_once_and_its_pod_looked_at_each_time() -> None:
     given = token(exp=time.time() + 3600)
 
     def identity() -> Any:
-        return asyncio.run(reviews.identify(given, "cats"))
+        return connections_closed.run(reviews.identify(given, "cats"))
 
     for _ in range(3):
         assert (identity().server, identity().replica, identity().namespace) == ("cats", "p", "vision")

@@ -23,6 +23,7 @@ from windlass_contract.control import (
     between_reports,
 )
 from windlass_contract.plan import ServingPlan
+from windlass_testing import connections_closed
 
 DEADLINE = 60.0
 """Seconds; generous, since other suites may run on the same cores."""
@@ -59,8 +60,6 @@ class Replica:
         self._present_poll: asyncio.Timeout | None = None
         self.name, self.server = name, server
         self._url, self._token, self._trusted = url, token, trusted
-        self._secure = False
-        """Whether it ever spoke TLS."""
         self.refusal = ""
         """The last answer that wasn't a success."""
         self.failures: dict[int, dict[str, Any]] = {}
@@ -76,7 +75,7 @@ class Replica:
         self._sequence = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
+        self._thread = threading.Thread(target=lambda: connections_closed.run(self._main()), daemon=True)
         self._thread.start()
 
     def follow(self, url: Callable[[], str | None]) -> None:
@@ -101,9 +100,6 @@ class Replica:
             async with aiohttp.ClientSession() as self._http, asyncio.TaskGroup() as group:
                 group.create_task(self._polls())
                 group.create_task(self._reports())
-        if self._secure:
-            # aiohttp closes TLS connections a moment after their session, and gives no sign of it.
-            await asyncio.sleep(0.3)
 
     async def _polls(self) -> None:
         while True:
@@ -144,7 +140,6 @@ class Replica:
         if url is None:
             raise OSError("there is no operator")
         headers = {"Authorization": f"Bearer {self._token()}"}
-        self._secure = self._secure or url.startswith("https:")
         async with self._http.request(
             method,
             f"{url}/control/v1/servers/{self.server}/{path}",

@@ -16,6 +16,8 @@ from typing import Any, Self
 
 import aiohttp
 
+from windlass_testing import connections_closed
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -70,7 +72,7 @@ class Load:
 
     def __enter__(self) -> Self:
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="load")
+        self._thread = threading.Thread(target=lambda: connections_closed.run(self._run()), name="load")
         self._thread.start()
         return self
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from aiohttp import web
 
+from windlass_testing.connections_closed import WatchedLoop
+
 
 @dataclass(frozen=True)
 class Certificates:
@@ -93,7 +95,8 @@ def web_folder(root: Path, tls_folder: Path, *, tls: bool = True) -> Iterator[We
     """Serves a folder at `https://localhost:…` until the end, on a thread of its own."""
     tls_files = certificates(tls_folder, "localhost", "IP:127.0.0.1")
     folder = WebFolder(root, tls_files.authority)
-    loop = asyncio.new_event_loop()
+    watched = WatchedLoop()
+    loop = watched.loop
     thread = threading.Thread(target=loop.run_forever, name="web")
     thread.start()
 
@@ -121,6 +124,7 @@ def web_folder(root: Path, tls_folder: Path, *, tls: bool = True) -> Iterator[We
         folder.ending.set()
         if runner is not None:
             await runner.cleanup()
+        await watched.connections_closed()
 
     try:
         call(begin)
