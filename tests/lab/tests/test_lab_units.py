@@ -11,7 +11,7 @@ import time
 import pytest
 from windlass_lab import choice, engine, extras, images, tools, versions
 from windlass_lab.cluster import configuration, moment, outlived
-from windlass_lab.commands import run
+from windlass_lab.commands import run, run_long
 from windlass_lab.errors import CommandError, LabError
 from windlass_lab.home import LONGEST_HOME, SOCKET, Home, State, duration
 from windlass_lab.node_image import go_text
@@ -180,6 +180,21 @@ sys.exit(m.main(["status"]))
     assert "goes on where it was" in said
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
+
+
+def test_an_interrupt_while_a_child_is_being_started_leaves_none_behind(home, monkeypatch):
+    started = []
+
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            started.append(self)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_long("sleep", "600", log=home.path / "x")
+    assert started[0].returncode == -signal.SIGKILL
 
 
 # --- what is whose -------------------------------------------------------------------------------------------

@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from windlass_lab.errors import CommandError, LabError
@@ -74,16 +76,18 @@ def run_long(
     began = time.monotonic()
     with log.open("ab") as out:
         start = out.tell()
-        process = subprocess.Popen(
-            listed,
-            env=os.environ | environment if environment else None,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        )
+        process = None
         try:
+            with _interrupts_held():
+                process = subprocess.Popen(
+                    listed,
+                    env=os.environ | environment if environment else None,
+                    cwd=folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                    start_new_session=True,
+                )
             while True:
                 try:
                     code = process.wait(SIGN_OF_LIFE)
@@ -91,10 +95,33 @@ def run_long(
                 except subprocess.TimeoutExpired:
                     sys.stderr.write(f"      … {duration(time.monotonic() - began)}, log: {log}\n")
         except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            if process is not None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
             raise
     if code != 0:
         with log.open("rb") as written:
             written.seek(start)
             raise CommandError(listed, code, written.read().decode(errors="replace"))
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C and SIGTERM take effect at the end of it: in the midst of starting a child they would leave it behind.
+
+    By handlers and not by the mask, which the child would inherit.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no signal interrupts it here
+        return
+    came: list[int] = []
+    before = {
+        each: signal.signal(each, lambda number, _: came.append(number)) for each in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        for number in came:
+            signal.raise_signal(number)
