@@ -47,7 +47,7 @@ def assert_nothing_lost(shots: Sequence[Shot], swaps: int) -> None:
     assert {shot.version for shot in shots} == set(range(1, swaps + 2))
 
 
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)  # each takes two load windows, and some seconds to pack
 @pytest.mark.parametrize("count", [4, pytest.param(200, marks=SOAK)])
 def test_a_version_that_loads_slows_nothing_and_leaves_no_memory_behind(tmp_path: Path, count: int) -> None:
     swaps: list[Swap] = []
