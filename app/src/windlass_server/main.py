@@ -20,6 +20,7 @@ from windlass_server.api.access import ApiKeys, KeyFileError
 from windlass_server.connections import ConnectionLimits, Connections
 from windlass_server.garbage import collect_by_the_clock
 from windlass_server.hosting.confinement import hide_from_others
+from windlass_server.hosting.cpus import available_cpus
 from windlass_server.hosting.image_decoder import DecoderSettings, ImageDecoder
 from windlass_server.hosting.json_helpers import JsonHelpers, JsonSettings
 from windlass_server.hosting.launcher import Launcher, LauncherError
@@ -279,6 +280,8 @@ def _resident_maker(
 ) -> Callable[[Order, Callable[[], None]], HeldResident]:
     bounds = ResidentSettings(
         load_deadline=settings.load_deadline,
+        threads=settings.threads or available_cpus(),
+        max_batch_size=settings.max_batch_size,
         room=room,
         allow_operations=frozenset(settings.allow_operation),
         require_confinement=settings.require_confinement,

@@ -18,6 +18,7 @@ from windlass_contract.health import HEALTH
 from windlass_contract.identifiers import Revision, ServerName
 from windlass_server.api.cors import check_origin
 from windlass_server.api.limits import Limits
+from windlass_server.hosting.batching import MOST_ROWS
 
 ENV_PREFIX = "WINDLASS_"
 UNMANAGED_SERVER = "default"
@@ -91,6 +92,14 @@ class Settings(BaseSettings):
     queue_length: Count = Field(256, description="requests that run or wait per version; more are answered 429")
     explicit_queue_length: Count = Field(
         32, description="the same for requests that name a version or label, which have a bound of their own"
+    )
+    threads: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        None, description="requests that a version's worker runs at a time (default: the processors it may use)"
+    )
+    max_batch_size: Annotated[int, Field(ge=1, le=MOST_ROWS)] = Field(
+        MOST_ROWS,
+        description="one-row requests that are run together at most, where the version was seen to gain by it and "
+        "their answers not to depend on it; a power of two, the next lower one is used; 1: none are",
     )
     request_deadline: Seconds = Field(30.0, description="seconds from a request's admission to its answer, else 504")
     load_deadline: Seconds = Field(

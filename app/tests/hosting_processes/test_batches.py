@@ -12,6 +12,7 @@ import pytest
 
 from windlass_contract.report import VersionState
 from windlass_server.errors import Code, ServingError
+from windlass_server.hosting.hosted_worker import ResidentSettings
 from windlass_server.hosting.resident import Resident
 from windlass_testing import models
 
@@ -71,5 +72,18 @@ def test_among_many_at_once_each_gets_its_own_answer_and_the_bad_ones_theirs(
         for error in answers[200:]:
             assert isinstance(error, ServingError)
             assert error.code is Code.INVALID_ARGUMENT
+
+    run(main())
+
+
+def test_where_the_setting_says_so_none_are_run_together(run: Run, make_resident: Make, tmp_path: Path) -> None:
+    models.rowwise(tmp_path, "m", 1, "dense")
+    residents = [make_resident("m", settings=ResidentSettings(threads=2, max_batch_size=most)) for most in (1, 5)]
+
+    async def main() -> None:
+        for resident in residents:
+            await resident.prepare()
+        assert [bool(resident.batched) for resident in residents] == [False, True]
+        assert [resident.max_batch_size for resident in residents] == [1, 4]
 
     run(main())

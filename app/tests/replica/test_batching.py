@@ -120,7 +120,7 @@ class Clock:
 @pytest.mark.parametrize(("alone", "per_row", "worth"), [(1e-4, 1e-6, True), (1e-5, 1e-4, False), (1e-3, 1e-6, False)])
 def test_a_model_is_tried_with_every_size_before_it_is_run_in_batches(alone, per_row, worth):
     clock = Clock(alone, per_row)
-    assert batching.are_worth_it(clock.run, {"x": np.eye(8, dtype=np.float32)}, clock) == worth
+    assert batching.are_worth_it(clock.run, {"x": np.eye(8, dtype=np.float32)}, clock=clock) == worth
     if worth:
         assert set(batching.SIZES) <= set(clock.runs)
     if alone > batching.QUICK_SECONDS:
@@ -210,9 +210,10 @@ class Model:
 class Answers:
     """What a worker answers to a group of requests."""
 
-    def __init__(self, model, *, batched=frozenset({"s"})):
+    def __init__(self, model, *, batched=frozenset({"s"}), max_batch_size=32):
         main, channel = socket.socketpair()
-        argument = {"path": "/", "threads": 1, "maxRequestBytes": 1000, "maxAnswerBytes": 1000, "confinement": {}}
+        bounds = {"maxBatchSize": max_batch_size, "maxRequestBytes": 1000, "maxAnswerBytes": 1000}
+        argument = {"path": "/", "threads": 1, **bounds, "confinement": {}}
         self._worker = Worker(channel, "none", argument)
         self._worker._model = model
         self._worker._batched = set(batched)
@@ -240,6 +241,14 @@ def test_requests_that_came_together_are_run_together_and_get_their_own_answers(
     model = Model()
     assert Answers(model)(*[ask(n, n, n + 1) for n in range(6)]) == {n: [[2 * n, 2 * n + 2]] for n in range(6)}
     assert model.runs == [4, 2]
+
+
+@pytest.mark.parametrize(("most", "runs"), [(1, [1] * 6), (2, [2] * 3), (5, [4, 2])])
+def test_no_more_are_run_together_than_the_setting_says(most, runs):
+    model = Model()
+    answers = Answers(model, max_batch_size=most)(*[ask(n, n, n + 1) for n in range(6)])
+    assert answers == {n: [[2 * n, 2 * n + 2]] for n in range(6)}
+    assert model.runs == runs
 
 
 def test_a_bad_request_fails_alone():

@@ -58,3 +58,21 @@ def test_requests_to_names_and_versions_that_nobody_planned_add_no_label():
             assert series() == before
 
     play(scenario)
+
+
+def test_what_a_version_was_given_of_the_machine_is_told_as_long_as_it_is_prepared():
+    async def scenario():
+        rig = Rig()
+        rig.host.apply(plan(1, {1: 1000}, committed=1))
+        metrics = Exposition(
+            rig.host, Traffic(Bodies(), WorkHere(Limits())), Connections(), None, lambda: True, time.monotonic
+        )
+        chosen = (
+            'windlass_version_max_batch_size{model="m",version="1"} 4.0',
+            'windlass_version_threads{model="m",version="1"} 2.0',
+        )
+        assert not any(line in metrics.text().decode().splitlines() for line in chosen)
+        await rig.ends("m/1")
+        assert all(line in metrics.text().decode().splitlines() for line in chosen)
+
+    play(scenario)

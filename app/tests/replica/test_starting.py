@@ -60,6 +60,8 @@ def test_a_flag_goes_before_a_variable_before_the_default(monkeypatch):
         (["--server", "one", "--operator", "http://o"], "--operator and --control-token-file are given together"),
         (["--tls-key-file", "k"], "--tls-certificate-file and --tls-key-file are given together"),
         (["--drain-delay", "60"], "--drain-delay has to be shorter than --stop-grace-period"),
+        (["--threads", "0"], "--threads (WINDLASS_THREADS) is '0'"),
+        (["--max-batch-size", "33"], "--max-batch-size (WINDLASS_MAX_BATCH_SIZE) is '33'"),
         (["--request-deadline", "0"], "--request-deadline (WINDLASS_REQUEST_DEADLINE) is '0'"),
     ],
 )

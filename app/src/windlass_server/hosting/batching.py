@@ -110,16 +110,18 @@ def _same_tensor(one: Tensor, other: Tensor) -> bool:
     return bool(np.allclose(*wide, rtol=RTOL, atol=ATOL, equal_nan=True))
 
 
-def are_worth_it(run: Run, rows: Tensors, clock: Callable[[], float] = time.perf_counter) -> bool:
-    """Whether requests are to be run together: their rows are independent, and it pays. Raises what `run` raises, and
-    `ValueError` for tensors that aren't rows. Afterwards every size of a batch has been run."""
+def are_worth_it(
+    run: Run, rows: Tensors, most: int = MOST_ROWS, clock: Callable[[], float] = time.perf_counter
+) -> bool:
+    """Whether requests are to be run together, `most` at a time: their rows are independent, and it pays. Raises what
+    `run` raises, and `ValueError` for tensors that aren't rows. Afterwards every size of a batch has been run."""
     ones = split(rows, min(tensor.shape[0] if tensor.ndim else 0 for tensor in rows.values()))
     if len(ones) < LEAST_ROWS:
         raise ValueError(f"{len(ones)} rows show nothing")
     alone = _best(lambda: run(ones[0]), clock)
     if alone > QUICK_SECONDS or not rows_are_independent(run, ones):
         return False
-    for size in SIZES:
+    for size in (each for each in SIZES if each <= most):
         run(join([ones[index % len(ones)] for index in range(size)]))
     batch = join([ones[index % len(ones)] for index in range(TRIED_ROWS)])
     return pays(alone, _best(lambda: run(batch), clock), TRIED_ROWS)
@@ -153,9 +155,9 @@ def company_of(head: Mapping[str, Any], tensors: Mapping[str, Tensor], batched: 
     return head["signature"], tuple(head["outputs"] or ()), tuple(shapes)
 
 
-def grouped(companies: Sequence[Hashable | None]) -> list[list[int]]:
-    """Which requests are run together, by index, in the order in which they came. Of each group a power of two, so that
-    a model meets few sizes."""
+def grouped(companies: Sequence[Hashable | None], most: int = MOST_ROWS) -> list[list[int]]:
+    """Which requests are run together, by index, in the order in which they came, at most `most` in a group. Of each
+    group a power of two, so that a model meets few sizes."""
     waiting: dict[Hashable, list[int]] = {}
     groups: list[list[int]] = []
     for index, company in enumerate(companies):
@@ -165,7 +167,7 @@ def grouped(companies: Sequence[Hashable | None]) -> list[list[int]]:
             waiting.setdefault(company, []).append(index)
     for indexes in waiting.values():
         while indexes:
-            size = largest_size(len(indexes))
+            size = largest_size(min(len(indexes), most))
             groups.append(indexes[:size])
             indexes = indexes[size:]  # noqa: PLW2901 - what is left of it
     return sorted(groups)

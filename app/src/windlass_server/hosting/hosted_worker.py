@@ -12,6 +12,7 @@ from typing import Any
 from windlass_contract.health import HEALTH
 from windlass_server.errors import Code, ServingError
 from windlass_server.hosting.asking import Asked, Asking
+from windlass_server.hosting.batching import MOST_ROWS
 from windlass_server.hosting.channel import Answer, WorkerChannel
 from windlass_server.hosting.confinement import lacking
 from windlass_server.hosting.cpus import available_cpus, loading_cpus
@@ -33,6 +34,8 @@ class ResidentSettings:
     """From asking for a worker until it answers; the first of a runtime waits for the framework's import."""
     threads: int = field(default_factory=available_cpus)
     """Requests that a worker runs at a time."""
+    max_batch_size: int = MOST_ROWS
+    """Of one row each that it runs together at most."""
     preparing_cpus: float | None = field(default_factory=loading_cpus)
     """Processors' worth of time for a version that is prepared while another serves; None: any."""
     max_request_bytes: int = 256 * 1024 * 1024
@@ -263,6 +266,7 @@ def _argument(path: Path, settings: ResidentSettings) -> dict[str, Any]:
     return {
         "path": str(path.absolute()),
         "threads": settings.threads,
+        "maxBatchSize": settings.max_batch_size,
         "maxRequestBytes": settings.max_request_bytes,
         "maxAnswerBytes": settings.max_answer_bytes,
     }

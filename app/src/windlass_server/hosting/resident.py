@@ -13,6 +13,7 @@ from windlass_contract.manifest import Manifest, Signature
 from windlass_contract.report import VersionReport, VersionState
 from windlass_server.errors import Code, ServingError
 from windlass_server.hosting.asking import WorkerDownError
+from windlass_server.hosting.batching import largest_size
 from windlass_server.hosting.faults import NoAnswerInTimeError, WorkerLostError
 from windlass_server.hosting.hosted_worker import HostedWorker, ResidentSettings, outputs_of
 from windlass_server.hosting.launcher import Launcher
@@ -87,6 +88,16 @@ class Resident:
     def batched(self) -> frozenset[str]:
         """Signatures whose one-row requests are run together when they come together."""
         return frozenset(self._found.batched)
+
+    @property
+    def max_batch_size(self) -> int:
+        """How many of these are run together at most; 1: none."""
+        return largest_size(self._settings.max_batch_size) if self._found.batched else 1
+
+    @property
+    def threads(self) -> int:
+        """Requests that its worker runs at a time."""
+        return self._settings.threads
 
     @property
     def gates(self) -> list[GateResult]:

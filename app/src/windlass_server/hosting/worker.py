@@ -21,12 +21,12 @@ from windlass_contract.manifest import ModelFormat, Signature
 from windlass_contract.operations import describe, forbidden_operations
 from windlass_server.errors import Code, ServingError
 from windlass_server.hosting.batching import (
-    MOST_ROWS,
     are_worth_it,
     company_of,
     grouped,
     has_rows,
     join,
+    largest_size,
     random_rows,
     split,
 )
@@ -91,6 +91,7 @@ class Worker:
         self._reading = threading.Lock()
         self._writing = threading.Lock()
         self._usual = Usual()
+        self._max_batch_size: int = largest_size(argument.get("maxBatchSize", 1))
         self._batched: set[str] = set()
         """Signatures whose requests are run together when they come together."""
         self._work: dict[str, _Work] = {
@@ -118,7 +119,9 @@ class Worker:
     def _answer_all(self, requests: list[_Request]) -> None:
         groups = [[index] for index in range(len(requests))]
         if self._batched and len(requests) > 1:
-            groups = grouped([company_of(head, tensors, self._batched) for head, tensors in requests])
+            groups = grouped(
+                [company_of(head, tensors, self._batched) for head, tensors in requests], self._max_batch_size
+            )
         pieces: list[Buffer] = []
         for group in groups:
             together = [requests[index] for index in group]
@@ -185,12 +188,14 @@ class Worker:
         random ones."""
         model, name = self._loaded(), head["signature"]
         signature: Signature = model.signatures[name]
-        if not (has_rows(signature) and model.may_batch(name)):
+        if self._max_batch_size == 1 or not (has_rows(signature) and model.may_batch(name)):
             return {"batched": False}, {}
         rows = tensors or random_rows(signature)
         outputs = list(signature.outputs)
         try:
-            batched = _gently(lambda: are_worth_it(lambda batch: model.run(name, batch, outputs), rows))
+            batched = _gently(
+                lambda: are_worth_it(lambda batch: model.run(name, batch, outputs), rows, self._max_batch_size)
+            )
         except Exception:  # noqa: BLE001 - a model may raise anything; then nothing is shown, and it serves all the same
             batched = False
         if batched:
@@ -228,7 +233,7 @@ class Worker:
         requests = [(head, tensors)]
         if sum(tensor.nbytes for tensor in tensors.values()) > len(self._ahead):
             return requests, False
-        most = self._usual.group(MOST_ROWS if self._batched else 1)
+        most = self._usual.group(self._max_batch_size if self._batched else 1)
         while len(requests) < most and self._is_there():
             requests.append(self._next())
         return requests, self._usual.at_once

@@ -58,6 +58,14 @@ PROMISES = {
         "From `docker run` to ready takes at most 5 s with TensorFlow, 2 s with LiteRT; from one edited line to an "
         "image at most 10 s; two builds give one digest"
     ),
+    "start": (
+        "A LiteRT replica with one small model is ready after 1 s and takes 150 MB at most, a TensorFlow replica 3 s "
+        "after TensorFlow's import"
+    ),
+    "version-cost": (
+        "A second resident TensorFlow version adds at most 150 MB to its weights; many small models cost no more each "
+        "than few"
+    ),
     "skaffold": "With `skaffold dev` an edited line of the replica is live in its Pod within 10 s",
     "lab": (
         "A container engine and a cluster to test on come up by one command, also where no image can be pulled; a "

@@ -18,6 +18,7 @@ from windlass_contract.artifact import read_manifest
 from .models import network
 from .one_machine import OneMachine, Replica, one_machine, wait_until
 from .open_loop import OpenLoop, Shot, quantile
+from .process_tree import pss, tree
 
 MODEL = "network"
 CAPACITY_SECONDS = 5.0
@@ -165,7 +166,7 @@ def memory(pid: int) -> int:
     """Bytes of a process and all below it, shared pages counted by share, and of /dev/shm. Pages of files aren't
     counted: a share of TensorFlow's libraries depends on who else runs it on the machine, and they can't grow."""
     shared = sum(path.stat().st_blocks * 512 for path in Path("/dev/shm").rglob("*") if path.is_file())
-    return shared + sum(_pss(each) for each in _tree(pid))
+    return shared + pss(pid, "Pss_Anon", "Pss_Shmem")
 
 
 def _latencies(shots: Sequence[Shot]) -> tuple[float, float]:
@@ -183,18 +184,5 @@ def _let_pass(seconds: float) -> None:
     wait_until(f"{seconds:.1f} s have passed", lambda: time.monotonic() >= end, seconds + 10)
 
 
-def _tree(pid: int) -> Iterator[int]:
-    yield pid
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            yield from _tree(int(child))
-
-
 def _workers(pid: int) -> list[int]:
-    return [each for each in _tree(pid) if Path(f"/proc/{each}/comm").read_text().strip() == "windlass-worker"]
-
-
-def _pss(pid: int) -> int:
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    fields = dict(line.split()[:2] for line in text.splitlines()[1:])
-    return (int(fields["Pss_Anon:"]) + int(fields["Pss_Shmem:"])) * 1024
+    return [each for each in tree(pid) if Path(f"/proc/{each}/comm").read_text().strip() == "windlass-worker"]
