@@ -102,7 +102,6 @@ def test_the_page_begins_as_the_readme_does_and_its_other_commands_work_as_writt
     assert len(clone.run("docker compose ps --quiet server").split()) == 2, "and went down to two replicas"
 
 
-@pytest.mark.unproven
 def test_the_override_for_development_restarts_a_replica_when_its_code_changes(clone: Clone) -> None:
     (command,) = commands(COMPOSE, "Work on Windlass itself")
     output = clone.folder / "watch.txt"
