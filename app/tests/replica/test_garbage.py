@@ -30,3 +30,22 @@ def test_what_a_failed_request_leaves_behind_goes_soon_and_the_collector_is_give
         assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)
 
     asyncio.run(scenario())
+
+
+def test_what_was_held_for_long_goes_too(monkeypatch):
+    monkeypatch.setattr(garbage, "SECONDS", 0.01)
+
+    async def scenario():
+        collecting = asyncio.create_task(garbage.collect_by_the_clock())
+        await until(lambda: gc.get_freeze_count() > 0)
+        held = Knot()
+        knot = weakref.ref(held)
+        gc.collect(1)
+        gc.collect(1)
+        assert any(each is held for each in gc.get_objects(2)), "the oldest are looked at only by a whole collection"
+        del held
+        await until(lambda: knot() is None)
+        collecting.cancel()
+        await asyncio.wait([collecting])
+
+    asyncio.run(scenario())
