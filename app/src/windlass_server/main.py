@@ -20,7 +20,7 @@ from windlass_server.api.access import ApiKeys, KeyFileError
 from windlass_server.connections import ConnectionLimits, Connections
 from windlass_server.garbage import collect_by_the_clock
 from windlass_server.hosting.confinement import hide_from_others
-from windlass_server.hosting.cpus import available_cpus
+from windlass_server.hosting.cpus import available_cpus, loading_cpus
 from windlass_server.hosting.image_decoder import DecoderSettings, ImageDecoder
 from windlass_server.hosting.json_helpers import JsonHelpers, JsonSettings
 from windlass_server.hosting.launcher import Launcher, LauncherError
@@ -275,17 +275,23 @@ def _read_predictions_file(path: Path) -> str:
         raise StartError(f"--predictions-file {path} can't be read: {error}") from error
 
 
-def _resident_maker(
-    settings: Settings, launcher: Launcher, room: Room
-) -> Callable[[Order, Callable[[], None]], HeldResident]:
-    bounds = ResidentSettings(
+def resident_settings(settings: Settings, room: Room) -> ResidentSettings:
+    """What each version is given."""
+    return ResidentSettings(
         load_deadline=settings.load_deadline,
         threads=settings.threads or available_cpus(),
+        preparing_cpus=settings.loading_cpus or loading_cpus(),
         max_batch_size=settings.max_batch_size,
         room=room,
         allow_operations=frozenset(settings.allow_operation),
         require_confinement=settings.require_confinement,
     )
+
+
+def _resident_maker(
+    settings: Settings, launcher: Launcher, room: Room
+) -> Callable[[Order, Callable[[], None]], HeldResident]:
+    bounds = resident_settings(settings, room)
 
     def make(order: Order, on_change: Callable[[], None]) -> HeldResident:
         key = order.key

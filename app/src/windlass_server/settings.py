@@ -96,6 +96,12 @@ class Settings(BaseSettings):
     threads: Annotated[int, Field(ge=1, le=256)] | None = Field(
         None, description="requests that a version's worker runs at a time (default: the processors it may use)"
     )
+    loading_cpus: Annotated[float, Field(gt=0, le=256)] | None = Field(
+        None,
+        description="processors' worth of time for a version that is prepared beside one that serves, e.g. 0.25: the "
+        "less, the longer it takes and the less requests feel of it (default: a quarter of a CPU quota; without one "
+        "what its low priority leaves it)",
+    )
     max_batch_size: Annotated[int, Field(ge=1, le=MOST_ROWS)] = Field(
         MOST_ROWS,
         description="one-row requests that are run together at most, where the version was seen to gain by it and "

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from windlass_server import command_line
+from windlass_server.hosting.cpus import available_cpus, loading_cpus
 from windlass_server.hosting.launcher import Launcher, LauncherError
+from windlass_server.hosting.memory import Room
+from windlass_server.main import resident_settings
 from windlass_server.settings import Settings
 from windlass_testing.one_machine import BIN, free_port
 
@@ -60,6 +63,7 @@ def test_a_flag_goes_before_a_variable_before_the_default(monkeypatch):
         (["--server", "one", "--operator", "http://o"], "--operator and --control-token-file are given together"),
         (["--tls-key-file", "k"], "--tls-certificate-file and --tls-key-file are given together"),
         (["--drain-delay", "60"], "--drain-delay has to be shorter than --stop-grace-period"),
+        (["--loading-cpus", "0"], "--loading-cpus (WINDLASS_LOADING_CPUS) is '0'"),
         (["--threads", "0"], "--threads (WINDLASS_THREADS) is '0'"),
         (["--max-batch-size", "33"], "--max-batch-size (WINDLASS_MAX_BATCH_SIZE) is '33'"),
         (["--request-deadline", "0"], "--request-deadline (WINDLASS_REQUEST_DEADLINE) is '0'"),
@@ -70,6 +74,15 @@ def test_wrong_settings_are_named_by_flag_and_variable(capsys, arguments, told):
         command_line.parse(arguments)
     assert left.value.code == 2
     assert told in capsys.readouterr().err
+
+
+def test_what_a_version_is_given_follows_the_processors_unless_it_is_set():
+    def given(*arguments: str):
+        made = resident_settings(command_line.parse(arguments), Room(0))
+        return made.threads, made.preparing_cpus, made.max_batch_size
+
+    assert given() == (available_cpus(), loading_cpus(), 32)
+    assert given("--threads", "3", "--loading-cpus", "0.25", "--max-batch-size", "1") == (3, 0.25, 1)
 
 
 def test_state_has_a_place_of_its_own_per_replica(monkeypatch):
