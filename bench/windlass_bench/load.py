@@ -100,7 +100,7 @@ def _own(url: str, message: Message, *, rate: float, connections: int, seconds: 
         with contextlib.suppress(subprocess.TimeoutExpired), load:  # what isn't answered in a minute counts as unsent
             wait_until("the load generator has an answer", load.shots)
             begin = time.monotonic()
-            time.sleep(seconds)
+            time.sleep(seconds)  # the load itself: it goes on this long
             end = time.monotonic()
         shots = [shot for shot in load.shots() if begin <= shot.due < end]
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

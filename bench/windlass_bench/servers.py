@@ -251,7 +251,7 @@ def _wait(
             if answer.status_code == 200:
                 left.pop(0)
                 continue
-        time.sleep(0.02)
+        time.sleep(0.02)  # between two looks: a server tells nobody that it is up
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

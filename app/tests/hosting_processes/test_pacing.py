@@ -54,14 +54,14 @@ def test_a_process_is_held_to_its_share_and_let_go() -> None:
         pacer.hold(busy.pid, watch, 0.1)
         began, used = time.monotonic(), cpu(busy.pid)
         while time.monotonic() - began < 2:
-            time.sleep(pacer.look() or 0)
+            time.sleep(pacer.look() or 0)  # as long as it says: the launcher's way of waiting is what is tested
         share = (cpu(busy.pid) - used) / (time.monotonic() - began)
         assert share < 0.15
         pacer.let_go(busy.pid)
         assert pacer.look() is None
         used = cpu(busy.pid)
         while cpu(busy.pid) - used < 0.1:  # it runs again: the test's timeout bounds this
-            time.sleep(0.01)
+            time.sleep(0.01)  # a process tells nobody that it has used the processor
     finally:
         busy.kill()
         busy.wait()

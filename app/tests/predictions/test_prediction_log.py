@@ -212,7 +212,7 @@ url, state = sys.argv[1:]
 log = PredictionLog.open(url, Path(state), PredictionLogSettings(flush_seconds=0.01, batch_rows=20))
 def until(condition):
     while not condition():
-        time.sleep(0.001)
+        time.sleep(0.001)  # between two looks: counters tell nobody that they changed
 for number in range(5000):
     log.record(Prediction(f"id-{number:05}", "m", 1, "", 1, "v1", "s", 0.1, 200, None, None, "", time.time()))
     if number == 4000:

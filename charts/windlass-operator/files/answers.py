@@ -41,5 +41,5 @@ def answers() -> str:
 while wrong := answers():
     if time.monotonic() > DEADLINE:
         sys.exit(f"{wrong}. Look at: kubectl logs deployment/windlass-operator")
-    time.sleep(1)
+    time.sleep(1)  # a Service tells nobody that its operator acts
 print(f"{HOST} acts, and its control endpoint asks for a token")

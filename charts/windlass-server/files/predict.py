@@ -45,7 +45,7 @@ def wait_until_ready(seconds: float) -> None:
         except OSError as error:
             if time.monotonic() > deadline:
                 sys.exit(f"{NO_VERSION}. Last seen: {error}")
-            time.sleep(1)
+            time.sleep(1)  # a Service tells nobody that a replica is ready
         else:
             return
 

@@ -46,7 +46,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, end)
     before = seen()
     while True:
-        time.sleep(LOOK_SECONDS)
+        time.sleep(LOOK_SECONDS)  # files that Skaffold copies in are looked at: that needs no package
         now = seen()
         if now == before:
             continue

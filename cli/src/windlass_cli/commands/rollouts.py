@@ -25,7 +25,8 @@ from windlass_cli.views.tree import live_view
 from .options import server_name
 
 LOOK_SECONDS = 0.2
-"""How often a live view looks whether something changed."""
+"""Between two looks whether something changed. A folder is looked at since it may be on a network's volume, which tells
+nobody of its changes."""
 
 
 class Output(StrEnum):
