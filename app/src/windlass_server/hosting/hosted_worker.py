@@ -18,6 +18,7 @@ from windlass_server.hosting.confinement import lacking
 from windlass_server.hosting.cpus import available_cpus, loading_cpus
 from windlass_server.hosting.launcher import Launcher, LauncherError, WorkerExit, WorkerProcess
 from windlass_server.hosting.memory import Room, own_bytes
+from windlass_server.hosting.processes import processor_seconds
 from windlass_server.tensors import Tensor, unpacked
 
 _EXIT_SECONDS = 10
@@ -119,10 +120,13 @@ class HostedWorker:
         settings: ResidentSettings,
         context: Mapping[str, Any],
         cpus: float | None = None,
+        *,
+        when_idle: bool = False,
     ) -> HostedWorker:
-        """A worker that has answered. `cpus`: processors' worth of time until `set_free`; None: any.
+        """A worker that has answered. `cpus`: processors' worth of time until `set_free`; None: any. `when_idle`: it
+        checks, loads and runs trials only while nobody else wants a processor.
         Raises `LauncherError`, `WorkerDownError`."""
-        argument = _argument(path, settings)
+        argument = {**_argument(path, settings), "prepareWhenIdle": when_idle}
         process = await launcher.spawn(runtime, argument, within=settings.start_deadline, context=context, cpus=cpus)
         worker = cls(process, settings)
         try:
@@ -152,6 +156,14 @@ class HostedWorker:
     def oldest_seconds(self) -> float:
         """How long the oldest request that it was sent has been unanswered; 0 when there is none."""
         return self._asking.oldest_seconds
+
+    @property
+    def processor_seconds(self) -> float:
+        """Processor time that it has used; 0 when it is gone."""
+        try:
+            return processor_seconds(self.pid)
+        except OSError:
+            return 0.0
 
     async def call(self, head: dict[str, Any], tensors: Mapping[str, Tensor] | None = None) -> Answer:
         """Sends a request when there is a place for it, and waits for the answer. Raises `WorkerDownError`, and

@@ -167,7 +167,9 @@ class Launcher:
                 stdin=subprocess.DEVNULL,
                 stdout=writing,
                 stderr=writing,
-                start_new_session=True,  # Ctrl-C reaches main alone, which then drains
+                # Ctrl-C reaches main alone, which then drains. A session of its own would do that too, but the kernel
+                # may share its processors out by sessions: then what a worker prepares would not give way to main.
+                process_group=0,
             )
         except OSError as error:
             ours.close()

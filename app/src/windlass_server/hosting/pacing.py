@@ -12,6 +12,8 @@ import signal
 import time
 from dataclasses import dataclass
 
+from windlass_server.hosting.processes import processor_seconds
+
 BURST_SECONDS = 0.004
 """Processor time that may be used in one go. Short: whoever serves may wait for its end."""
 _SHORTEST_SECONDS = 0.001
@@ -61,7 +63,7 @@ class Pacer:
     def hold(self, pid: int, watch: int, rate: float) -> None:
         """From now on it gets so many processors' worth of time at most. `watch`: its pidfd."""
         now = time.monotonic()
-        self._held[pid] = _Held(watch, Allowance(rate, now, _used(pid)), now)
+        self._held[pid] = _Held(watch, Allowance(rate, now, processor_seconds(pid)), now)
 
     def let_go(self, pid: int) -> None:
         """It runs as it likes. Harmless when it isn't held or has ended."""
@@ -76,16 +78,11 @@ class Pacer:
             if now < held.look_at:
                 continue
             before = held.allowance.running
-            held.look_at = now + held.allowance.look(now, _used(pid))
+            held.look_at = now + held.allowance.look(now, processor_seconds(pid))
             if held.allowance.running != before and not _signal(held.watch, running=held.allowance.running):
                 del self._held[pid]
         next_look = min((held.look_at for held in self._held.values()), default=None)
         return None if next_look is None else max(0.0, next_look - time.monotonic())
-
-
-def _used(pid: int) -> float:
-    """Processor time of a process that isn't reaped yet, of all its threads."""
-    return time.clock_gettime((~pid << 3) | 2)  # the kernel's number for that clock, as clock_getcpuclockid makes it
 
 
 def _signal(watch: int, *, running: bool) -> bool:

@@ -25,6 +25,7 @@ from windlass_server.hosting.hosted_worker import HostedWorker, ResidentSettings
 from windlass_server.hosting.launcher import Launcher, LauncherError
 from windlass_server.hosting.memory import kill_first
 from windlass_server.hosting.parity import MAX_PARITY_BYTES, ParityArrays, read_parity
+from windlass_server.hosting.starving import StarvedError, unless_starved
 from windlass_server.runtimes import RUNTIME_OF
 from windlass_server.tensors import Tensor
 
@@ -108,15 +109,34 @@ class Preparation:
         self._check_room(artifact.manifest, keep_reserve=keep_reserve)
         self._enter(VersionState.LOADING)
         try:
-            return await self._bring_up(artifact, tested_before)
+            return await self._bring_up_gently(artifact, tested_before)
         except PreparationError as error:
             if error.failure.is_verdict:
                 # A verdict is about the files that verified. If they are others by now, this says so instead.
                 await self._verify()
             raise
 
-    async def _bring_up(self, artifact: Artifact, tested_before: bool) -> HostedWorker:
-        worker = await self._start(artifact)
+    async def _bring_up_gently(self, artifact: Artifact, tested_before: bool) -> HostedWorker:
+        """While another version serves, this one takes what is left over; all the same it has to become ready."""
+        if tested_before or not self._launcher.serves:
+            return await self._bring_up(artifact, tested_before)
+        before = list(self.found.gates)
+        try:
+            return await self._bring_up(artifact, tested_before, when_idle=True)
+        except StarvedError:
+            _log.info(
+                "model %s, version %d: requests leave no processor to load it with; started anew at a low priority",
+                self._spec.model,
+                self._spec.version,
+            )
+        self.found.gates[:] = before
+        self._parity.clear()
+        self._enter(VersionState.LOADING)
+        return await self._bring_up(artifact, tested_before)
+
+    async def _bring_up(self, artifact: Artifact, tested_before: bool, *, when_idle: bool = False) -> HostedWorker:
+        """Raises `StarvedError` too, if it is to be done `when_idle`."""
+        worker = await self._start(artifact, when_idle=when_idle)
         self.worker = worker
         # One that could answer before is no candidate: the kernel has no reason to choose it first.
         undo = None if tested_before else kill_first(worker.pid)
@@ -124,7 +144,9 @@ class Preparation:
         going = asyncio.get_running_loop().call_later(self._settings.load_deadline / 2, worker.let_go)
         try:
             async with asyncio.timeout(self._settings.load_deadline):
-                await self._prove(worker, artifact.manifest, tested_before)
+                proving = self._prove(worker, artifact.manifest, tested_before)
+                # A large model isn't to miss its deadline for having waited for its turn.
+                await (unless_starved(proving, worker, self._settings.load_deadline / 2) if when_idle else proving)
         except WorkerDownError:
             end = await worker.ended()
             await worker.end(0)
@@ -224,12 +246,12 @@ class Preparation:
         if missing is not None:
             raise PreparationError(Gate.LOAD, Reason.WONT_FIT, missing)
 
-    async def _start(self, artifact: Artifact) -> HostedWorker:
+    async def _start(self, artifact: Artifact, *, when_idle: bool) -> HostedWorker:
         runtime = RUNTIME_OF[artifact.manifest.format]
         context = {"model": self._spec.model, "version": self._spec.version}
         try:
             return await HostedWorker.start(
-                self._launcher, runtime, self._spec.path, self._settings, context, self._cpus
+                self._launcher, runtime, self._spec.path, self._settings, context, self._cpus, when_idle=when_idle
             )
         except (LauncherError, WorkerDownError) as error:
             # No byte of the model was looked at yet.

@@ -5,6 +5,7 @@ Standard library only: the launcher is to stay tiny.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -13,6 +14,7 @@ import resource
 import select
 import signal
 import socket
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,12 +50,25 @@ def adopt_orphans() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
+def processor_seconds(pid: int) -> float:
+    """That a process has used in its life, in all its threads. Raises `OSError` when there is none."""
+    return time.clock_gettime((~pid << 3) | 2)  # the kernel's number for that clock, as clock_getcpuclockid makes it
+
+
 def lower_priority(niceness: int) -> None:
     """Of the calling thread, which has a nice value of its own on Linux, to at least this one. An ordinary user can't
     raise a priority: a thread whose nice value is higher already, as its program was started or made nicer since,
     keeps it."""
     if os.getpriority(os.PRIO_PROCESS, 0) < niceness:
         os.setpriority(os.PRIO_PROCESS, 0, niceness)
+
+
+def run_when_idle() -> None:
+    """The calling thread gets a processor only while nobody else wants it, and loses it at once to whoever does: one of
+    low priority would first finish its slice, of some milliseconds. An ordinary user can't take it back. Where it isn't
+    allowed, priorities stay as they are."""
+    with contextlib.suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def give_memory_back() -> None:

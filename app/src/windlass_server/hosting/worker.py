@@ -43,7 +43,7 @@ from windlass_server.hosting.frames import (
     size_of,
 )
 from windlass_server.hosting.memory_reading import private_bytes
-from windlass_server.hosting.processes import lower_priority
+from windlass_server.hosting.processes import lower_priority, run_when_idle
 from windlass_server.hosting.usual import Usual
 from windlass_server.runtimes import import_runtime
 from windlass_server.runtimes.runtime import Runtime, check_inputs
@@ -64,7 +64,7 @@ _Work = Callable[[dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], dict
 
 def run(channel: socket.socket, runtime: str, argument: dict[str, Any]) -> NoReturn:
     """The whole life of a worker. `argument`: `path` of the version's folder, `threads`, `maxRequestBytes`,
-    `maxAnswerBytes`, `scratch`, and `confinement`: what it is denied by the kernel."""
+    `maxAnswerBytes`, `scratch`, `confinement`: what it is denied by the kernel, and `prepareWhenIdle`."""
     channel.setblocking(True)
     worker = Worker(channel, runtime, argument)
     threads = [threading.Thread(target=worker.serve, daemon=True) for _ in range(argument["threads"] - 1)]
@@ -91,6 +91,7 @@ class Worker:
         self._reading = threading.Lock()
         self._writing = threading.Lock()
         self._usual = Usual()
+        self._prepare_when_idle: bool = argument.get("prepareWhenIdle", False)
         self._max_batch_size: int = largest_size(argument.get("maxBatchSize", 1))
         self._batched: set[str] = set()
         """Signatures whose requests are run together when they come together."""
@@ -172,13 +173,13 @@ class Worker:
 
     def _check(self, head: dict[str, Any], _tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What the model may not do, in a sentence; empty: nothing. It isn't loaded yet."""
-        found = _gently(lambda: forbidden_operations(self._path, ModelFormat(head["format"]), head["allowed"]))
+        found = self._gently(lambda: forbidden_operations(self._path, ModelFormat(head["format"]), head["allowed"]))
         return {"forbidden": describe(found) if found else ""}, {}
 
     def _load(self, _head: dict[str, Any], _tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         module = import_runtime(self._runtime_name)
         module.start(self._threads)
-        model: Runtime = _gently(lambda: module.load(self._path))
+        model: Runtime = self._gently(lambda: module.load(self._path))
         self._model = model
         signatures = {name: signature.to_dict() for name, signature in model.signatures.items()}
         return {"signatures": signatures}, {}
@@ -193,7 +194,7 @@ class Worker:
         rows = tensors or random_rows(signature)
         outputs = list(signature.outputs)
         try:
-            batched = _gently(
+            batched = self._gently(
                 lambda: are_worth_it(lambda batch: model.run(name, batch, outputs), rows, self._max_batch_size)
             )
         except Exception:  # noqa: BLE001 - a model may raise anything; then nothing is shown, and it serves all the same
@@ -205,7 +206,7 @@ class Worker:
     def _run(self, head: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         model, outputs = self._admit(head, tensors)
         if head["trial"]:  # the first runs make what the later ones use, and nobody waits for them
-            return {}, _gently(lambda: model.run(head["signature"], tensors, outputs))
+            return {}, self._gently(lambda: model.run(head["signature"], tensors, outputs))
         begun = time.monotonic()
         answer = model.run(head["signature"], tensors, outputs)
         seconds = time.monotonic() - begun
@@ -220,6 +221,28 @@ class Worker:
         signature: Signature = model.signatures[head["signature"]]
         check_inputs(signature, tensors)
         return model, head["outputs"] or list(signature.outputs)
+
+    def _gently(self, work: Callable[[], _T]) -> _T:
+        """Does it at low priority. Linux keeps a priority per thread: one of its own is made for the work, since an
+        ordinary user can lower a priority but not raise it again."""
+        outcome: list[_T] = []
+        failure: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                lower_priority(PREPARING_NICENESS)
+                if self._prepare_when_idle:
+                    run_when_idle()
+                outcome.append(work())
+            except BaseException as error:  # noqa: BLE001 - it is raised again below
+                failure.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        if failure:
+            raise failure[0]
+        return outcome[0]
 
     def _loaded(self) -> Runtime:
         if self._model is None:
@@ -289,27 +312,6 @@ class Worker:
                 pieces = advance(pieces, sent)
         except OSError:
             os._exit(0)
-
-
-def _gently(work: Callable[[], _T]) -> _T:
-    """Does it at low priority. Linux keeps a nice value per thread: one of its own is made for the work, since an
-    ordinary user can lower a priority but not raise it again."""
-    outcome: list[_T] = []
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            lower_priority(PREPARING_NICENESS)
-            outcome.append(work())
-        except BaseException as error:  # noqa: BLE001 - it is raised again below
-            failure.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
-    return outcome[0]
 
 
 def _refusal(identity: int, code: Code, message: str) -> list[Buffer]:

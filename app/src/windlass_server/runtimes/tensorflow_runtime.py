@@ -50,8 +50,10 @@ def start(threads: int) -> None:
     in it a slow request would hold up all others, whatever the number of callers.)"""
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
-    # Makes the context, and with it the pools, on the calling thread: they inherit its priority.
+    # Makes the context, and with it the pools, on the calling thread: they inherit its priority. So does a thread that
+    # comes with the first tensor.
     tf.config.list_logical_devices()
+    tf.constant(0)
 
 
 def load(folder: Path) -> TensorFlowRuntime:

@@ -73,7 +73,7 @@ class Process:
                 stdout=log,
                 stderr=log,
                 env=environment,
-                start_new_session=True,
+                process_group=0,  # Ctrl-C reaches the test alone; see also the replica's launcher
             )
 
     @property
