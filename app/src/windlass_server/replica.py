@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from starlette.types import ASGIApp
 
@@ -22,7 +22,6 @@ from windlass_server.api.images import ImageDecoding
 from windlass_server.api.json_work import JsonWork
 from windlass_server.connections import Connections
 from windlass_server.following.follower import Follower
-from windlass_server.following.subscription import Subscription
 from windlass_server.following.unmanaged import Unmanaged
 from windlass_server.health import Facts, ModelFacts, PlanSource, ReplicaHealth, VersionFacts
 from windlass_server.hosting.fetcher_watch import FetcherWatch
@@ -36,6 +35,9 @@ from windlass_server.secret_files import follow
 from windlass_server.settings import Settings
 
 HEARTBEAT_SECONDS = 0.5
+if TYPE_CHECKING:
+    from windlass_server.following.subscription import Subscription
+
 
 
 class Following(Protocol):
@@ -150,6 +152,8 @@ class Replica:
         connect: Callable[[Follower], Subscription] | None = None
         if url is not None:
 
+            # Here, not above: the client of HTTP takes 0.1 s and 6 MB, and who has no operator asks nobody.
+            from windlass_server.following.subscription import Subscription
             def connect(follower: Follower) -> Subscription:
                 return Subscription(
                     url,
