@@ -16,7 +16,8 @@ from sqlalchemy.engine import URL
 
 from windlass_server.predictions.database import Database, make_engine
 from windlass_server.predictions.migrate import configuration, upgrade
-from windlass_server.predictions.schema import REVISION, metadata
+from windlass_server.predictions.prediction import Prediction
+from windlass_server.predictions.schema import REVISION, metadata, predictions
 from windlass_server.predictions.settings import PredictionLogError, PredictionLogSettings, database_url
 
 ROW = {
@@ -53,6 +54,10 @@ def test_migrations_lead_to_the_schema_of_the_code(engine: Engine) -> None:
     with engine.begin() as connection:
         command.check(configuration(connection))
         assert ScriptDirectory.from_config(configuration(connection)).get_current_head() == REVISION
+
+
+def test_a_prediction_has_a_column_for_each_field() -> None:
+    assert set(Prediction._fields) == {column.name for column in predictions.columns}
 
 
 def test_a_new_database_is_what_all_steps_lead_to(engine: Engine, tmp_path: Path) -> None:

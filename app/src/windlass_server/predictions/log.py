@@ -249,6 +249,7 @@ class PredictionLog:
     # The database's thread.
 
     def _run_database(self) -> None:
+        self._news.wait(self._settings.first_wait_seconds)
         # Here, not above: SQLAlchemy takes 0.2 s, and a replica is to be ready without waiting for that.
         from .database import OUTAGE, Database
 

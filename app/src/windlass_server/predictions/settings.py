@@ -38,6 +38,9 @@ class PredictionLogSettings:
     """Rows in memory, not yet on disk. More are dropped and counted."""
     segment_bytes: int = 4 * MIB
     """Size of a spool file."""
+    first_wait_seconds: float = 1.0
+    """Before the database is connected to, as long as there is nothing to store: a replica that starts has better to
+    do than to import what that takes."""
     retry_seconds: float = 0.5
     """Before a database that failed is asked again; doubled each time, up to `max_retry_seconds`."""
     max_retry_seconds: float = 15.0
