@@ -181,7 +181,8 @@ class Replica:
         return await self.following.samples(digest)
 
     def _changed(self) -> None:
-        self.health.ready()
+        if not self.health.ready_once.is_set():
+            self.health.ready()  # looks at every model; once it was ready, whoever asks finds out
         self.following.changed()
 
     async def _heartbeat(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from windlass_server.garbage import imported_late
 from windlass_server.health import HealthSource
 from windlass_server.hosting.hosting import Hosting
 from windlass_server.predictions.prediction import PredictionSink
@@ -124,6 +125,7 @@ class AtFirstNeed:
 def _fastapi(routes: Sequence[ProtocolRoute], description: Callable[[], dict[str, Any]]) -> ASGIApp:
     from fastapi import FastAPI  # see `AtFirstNeed`
 
+    imported_late()
     api = FastAPI(title="Windlass", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     api.router.routes[:] = routes
     api.openapi = description  # type: ignore[method-assign]

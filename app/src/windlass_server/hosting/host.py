@@ -193,14 +193,16 @@ class Host:
         now = asyncio.get_running_loop().time()
         routed = {id(held.target) for routes in self._table.models.values() for held, _ in routes.weights}
         views = [slot.view(routed=id(slot) in routed, now=now) for slot in self._slots.values()]
-        for action in next_actions(plan, views) if self._begun else ():
+        actions = next_actions(plan, views) if self._begun else []
+        for action in actions:
             slot = self._slots[action.key]
             if isinstance(action, Prepare):
                 slot.phase = Phase.PREPARING
                 slot.task = self._tasks.spawn(self._prepare(slot))
             else:
                 self._begin_unload(slot)
-        self._table = self._route(plan)
+        if actions:
+            self._table = self._route(plan)
         self.on_change()
 
     def _route(self, plan: ServingPlan) -> RoutingTable[Slot]:

@@ -30,6 +30,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from windlass_server.garbage import imported_late
+
 from .encoding import decode, encode
 from .prediction import Prediction
 from .settings import SPOOL_NAME, PredictionLogSettings, database_url, is_default, is_off
@@ -253,6 +255,7 @@ class PredictionLog:
         # Here, not above: SQLAlchemy takes 0.2 s, and a replica is to be ready without waiting for that.
         from .database import OUTAGE, Database
 
+        imported_late()
         target = self._target()
         assert self._spool is not None
         assert target is not None
