@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 
 from windlass_contract.failures import Failure, Gate, Reason
-from windlass_contract.plan import ModelPlan, PlannedVersion, ServingPlan
+from windlass_contract.plan import PlannedVersion, ServingPlan
 from windlass_contract.report import ModelReport, ServingReport, VersionState
 from windlass_contract.samples import AcceptanceSamples
 from windlass_server.errors import Code, ServingError
@@ -29,7 +29,15 @@ from windlass_server.hosting.memory_watch import Occupant, Standing
 from windlass_server.hosting.meter import Meter
 from windlass_server.hosting.model_reports import model_report
 from windlass_server.hosting.order import Key, Phase, Prepare, keys_of, next_actions
-from windlass_server.hosting.router import RETRY_AFTER_SECONDS, WHOLE, Held, ModelRoutes, RoutingTable, route_model
+from windlass_server.hosting.router import (
+    RETRY_AFTER_SECONDS,
+    WHOLE,
+    Held,
+    ModelRoutes,
+    RoutedBy,
+    RoutingTable,
+    route_model,
+)
 from windlass_server.hosting.slot import HeldResident, Order, Place, Slot, Ticket
 from windlass_server.hosting.tasks import Tasks
 from windlass_server.tensors import Tensor
@@ -91,7 +99,7 @@ class Host:
         self._plan: ServingPlan | None = None
         """What of the plan is for this replica's revision."""
         self._table: RoutingTable[Slot] = RoutingTable()
-        self._routed_by: dict[str, _RoutedBy] = {}
+        self._routed_by: dict[str, RoutedBy[Slot]] = {}
         """By model: what its routes in the table were made of."""
         self._slots: dict[Key, Slot] = {}
         self.meters: dict[Key, Meter] = {}
@@ -214,9 +222,9 @@ class Host:
             held.setdefault(slot.key.model, []).append(slot.held())
         broken = frozenset(key.digest for key in self._breakers.open)
         models: dict[str, ModelRoutes[Slot]] = {}
-        routed: dict[str, _RoutedBy] = {}
+        routed: dict[str, RoutedBy[Slot]] = {}
         for name, model in plan.models.items():
-            by = _RoutedBy(model, held.get(name, []), lease_held=self._leases.get(name, 0.0) > now, broken=broken)
+            by = RoutedBy(model, held.get(name, []), lease_held=self._leases.get(name, 0.0) > now, broken=broken)
             before = self._table.models.get(name)
             routed[name] = by
             if before is not None and by.same_as(self._routed_by.get(name)):
@@ -475,24 +483,6 @@ class Host:
         return {
             name: model_report(name, slots, self._table.models.get(name, none), planned, breakers) for name in names
         }
-
-
-@dataclass(frozen=True)
-class _RoutedBy:
-    """What a model's routes are made of, besides its routes before: made of the same anew, they are the same."""
-
-    plan: ModelPlan
-    held: list[Held[Slot]]
-    lease_held: bool
-    broken: frozenset[str]
-
-    def same_as(self, other: _RoutedBy | None) -> bool:
-        """Plans are immutable: another one is another object."""
-        return (
-            other is not None
-            and self.plan is other.plan
-            and (self.held, self.lease_held, self.broken) == (other.held, other.lease_held, other.broken)
-        )
 
 
 def _ticket(admission: Admission) -> Ticket:

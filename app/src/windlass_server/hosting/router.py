@@ -116,6 +116,24 @@ def planned_weights(plan: ModelPlan, *, lease_held: bool) -> dict[int, int]:
     return weights
 
 
+@dataclass(frozen=True)
+class RoutedBy(Generic[T]):
+    """What a model's routes are made of, besides its routes before: made of the same anew, they are the same."""
+
+    plan: ModelPlan
+    held: list[Held[T]]
+    lease_held: bool
+    broken: frozenset[str]
+
+    def same_as(self, other: RoutedBy[T] | None) -> bool:
+        """Plans are immutable: another one is another object."""
+        return (
+            other is not None
+            and self.plan is other.plan
+            and (self.held, self.lease_held, self.broken) == (other.held, other.lease_held, other.broken)
+        )
+
+
 def route_model(
     plan: ModelPlan,
     held: Sequence[Held[T]],
