@@ -169,8 +169,8 @@ def route_model(
     away = {each.version for each in held if each.was_prepared and not each.prepared} & nameable - set(reachable)
     no_candidates = {planned.digest for planned in plan.versions if planned.version != plan.candidate}
     no_candidates |= before.accepted if before is not None else frozenset()
-    # Labels move at the commit, and here the commit is when the version changes over.
-    labels = plan.labels if not lagging or before is None or not before.weights else before.labels
+    # Labels move at the commit, and here the commit is when the version changes over, if anything serves till then.
+    labels = before.labels if lagging and weights and before is not None and before.weights else plan.labels
     return ModelRoutes(
         weights=weights,
         wanted=bool(wanted),
