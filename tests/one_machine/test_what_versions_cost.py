@@ -61,6 +61,8 @@ def prepared(replica: Replica) -> list[float]:
 
 
 def bytes_of(replica: Replica) -> int:
+    """With all that it imports by itself: the prediction log's database is connected to when it is ready already."""
+    wait_until("its database is connected", lambda: replica.get("/health").json()["database"] == "ok")
     assert replica.process.popen is not None
     return pss(replica.process.popen.pid)
 

@@ -16,6 +16,14 @@ _MOST_NEW = 50_000
 """Objects that make it look all the same, before its time."""
 
 
+def imported_late() -> None:
+    """To be called after an import that came after the start: looking at tens of thousands of objects of modules, twice
+    a second, would stop the event loop for as long as dozens of requests take. From any thread; does nothing where
+    `collect_by_the_clock` doesn't run."""
+    if gc.get_freeze_count():
+        gc.freeze()
+
+
 async def collect_by_the_clock() -> None:
     """Until cancelled. What is there now is never looked at again."""
     gc.collect()

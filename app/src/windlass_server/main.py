@@ -1,4 +1,4 @@
-"""The command `windlass-server`: one replica, from its start to a stop that loses nothing."""
+"""One replica, from its start to a stop that loses nothing. What comes before is in `start`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from pathlib import Path
 import structlog
 import uvloop
 
-from windlass_server import command_line
 from windlass_server.api.access import ApiKeys, KeyFileError
 from windlass_server.connections import ConnectionLimits, Connections
 from windlass_server.garbage import collect_by_the_clock
@@ -24,6 +23,7 @@ from windlass_server.hosting.cpus import available_cpus, loading_cpus
 from windlass_server.hosting.image_decoder import DecoderSettings, ImageDecoder
 from windlass_server.hosting.json_helpers import JsonHelpers, JsonSettings
 from windlass_server.hosting.launcher import Launcher, LauncherError
+from windlass_server.hosting.launcher_start import StartedLauncher
 from windlass_server.hosting.memory import Room
 from windlass_server.hosting.processes import give_memory_back
 from windlass_server.hosting.resident import Resident, ResidentSettings, VersionSpec
@@ -49,19 +49,19 @@ OTHER_FILES = 256
 MAX_PREDICTIONS_FILE_BYTES = 16 * 1024
 
 
-def main() -> None:
-    """Runs a replica; exit code 0 after SIGTERM or SIGINT, 1 when it can't start or go on, 2 for wrong settings."""
-    settings = command_line.parse(sys.argv[1:])
+def run(settings: Settings, started: StartedLauncher | None = None) -> None:
+    """Runs a replica until SIGTERM or SIGINT; leaves with code 1 when it can't start. `started`: the launcher, if it is
+    there already."""
     configure_logs(settings.log_format, settings.log_level)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(settings))
+            runner.run(serve(settings, started))
     except StartError as error:
         sys.stderr.write(f"windlass-server: {error}\n")
         sys.exit(1)
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, started: StartedLauncher | None = None) -> None:
     """Serves until SIGTERM or SIGINT. Raises `StartError`."""
     stop = _stop_on_signals()
     _check_models(settings.models)
@@ -71,7 +71,7 @@ async def serve(settings: Settings) -> None:
     _hide()
     give_memory_back()
     # Before any secret is read: workers descend from it.
-    launcher = Launcher()
+    launcher = Launcher(started=started)
     try:
         await launcher.start()
     except LauncherError as error:
@@ -299,7 +299,3 @@ def _resident_maker(
         return Resident(spec, launcher, bounds, lambda _resident: on_change())
 
     return make
-
-
-if __name__ == "__main__":
-    main()

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from starlette.types import ASGIApp
 
+from windlass_contract.plan import ModelPlan
 from windlass_contract.report import VersionState
 from windlass_contract.samples import AcceptanceSamples
 from windlass_server.api.access import ApiKeys
@@ -22,7 +23,6 @@ from windlass_server.api.images import ImageDecoding
 from windlass_server.api.json_work import JsonWork
 from windlass_server.connections import Connections
 from windlass_server.following.follower import Follower
-from windlass_server.following.subscription import Subscription
 from windlass_server.following.unmanaged import Unmanaged
 from windlass_server.health import Facts, ModelFacts, PlanSource, ReplicaHealth, VersionFacts
 from windlass_server.hosting.fetcher_watch import FetcherWatch
@@ -34,6 +34,9 @@ from windlass_server.metrics import Exposition, metrics_app
 from windlass_server.predictions.log import PredictionLog
 from windlass_server.secret_files import follow
 from windlass_server.settings import Settings
+
+if TYPE_CHECKING:
+    from windlass_server.following.subscription import Subscription
 
 HEARTBEAT_SECONDS = 0.5
 
@@ -149,6 +152,8 @@ class Replica:
         url = settings.operator
         connect: Callable[[Follower], Subscription] | None = None
         if url is not None:
+            # Here, not above: the client of HTTP takes 0.1 s and 6 MB, and who has no operator asks nobody.
+            from windlass_server.following.subscription import Subscription
 
             def connect(follower: Follower) -> Subscription:
                 return Subscription(
@@ -176,7 +181,8 @@ class Replica:
         return await self.following.samples(digest)
 
     def _changed(self) -> None:
-        self.health.ready()
+        if not self.health.ready_once.is_set():
+            self.health.ready()  # looks at every model; once it was ready, whoever asks finds out
         self.following.changed()
 
     async def _heartbeat(self) -> None:
@@ -187,9 +193,11 @@ class Replica:
     def _facts(self, was_ready: bool) -> Facts:
         plan = self.host.followed
         predictions = self._storage.predictions
+        held_back = self.host.held_back
+        models = plan.models.items() if plan is not None else ()
         return Facts(
             source=self.following.source,
-            models={name: self._model_facts(name) for name in plan.models} if plan is not None else {},
+            models={name: self._model_facts(name, model, held_back=name in held_back) for name, model in models},
             was_ready=was_ready,
             draining=self._draining,
             loop_lag_seconds=max(0.0, asyncio.get_running_loop().time() - self._beat - HEARTBEAT_SECONDS),
@@ -208,12 +216,9 @@ class Replica:
             for key, why in sorted(self.host.open_breakers.items(), key=lambda item: item[0])
         ]
 
-    def _model_facts(self, name: str) -> ModelFacts:
-        plan = self.host.followed
-        if plan is None:
-            return ModelFacts()
+    def _model_facts(self, name: str, plan: ModelPlan, *, held_back: bool) -> ModelFacts:
         versions = []
-        for planned in plan.models[name].versions:
+        for planned in plan.versions:
             slot = self.host.slots.get(Key(name, planned.version, planned.digest))
             state = slot.state if slot is not None else VersionState.WAITING
             message = slot.message if slot is not None else ""
@@ -222,5 +227,5 @@ class Replica:
         return ModelFacts(
             tuple(versions),
             answers=routes is not None and bool(routes.weights),
-            held_back=name in self.host.held_back,
+            held_back=held_back,
         )

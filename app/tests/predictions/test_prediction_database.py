@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 from alembic import command
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect, text
 from sqlalchemy.engine import URL
 
 from windlass_server.predictions.database import Database, make_engine
 from windlass_server.predictions.migrate import configuration, upgrade
-from windlass_server.predictions.schema import metadata
+from windlass_server.predictions.prediction import Prediction
+from windlass_server.predictions.schema import REVISION, metadata, predictions
 from windlass_server.predictions.settings import PredictionLogError, PredictionLogSettings, database_url
 
 ROW = {
@@ -41,10 +43,46 @@ def engine(tmp_path: Path):
     engine.dispose()
 
 
+def migrate_from_nothing(engine: Engine) -> None:
+    """By all steps, as `upgrade` does it with a database that has some of them."""
+    with engine.begin() as connection:
+        command.upgrade(configuration(connection), "head")
+
+
 def test_migrations_lead_to_the_schema_of_the_code(engine: Engine) -> None:
-    upgrade(engine)
+    migrate_from_nothing(engine)
     with engine.begin() as connection:
         command.check(configuration(connection))
+        assert ScriptDirectory.from_config(configuration(connection)).get_current_head() == REVISION
+
+
+def test_a_prediction_has_a_column_for_each_field() -> None:
+    assert set(Prediction._fields) == {column.name for column in predictions.columns}
+
+
+def test_a_new_database_is_what_all_steps_lead_to(engine: Engine, tmp_path: Path) -> None:
+    migrated = make_engine(URL.create("sqlite", database=str(tmp_path / "migrated.sqlite")))
+    migrate_from_nothing(migrated)
+    upgrade(engine)
+    assert described(engine) == described(migrated)
+    migrated.dispose()
+
+
+def described(engine: Engine) -> tuple[list[tuple[str, ...]], str]:
+    """Its schema, without the white space, and Alembic's version."""
+    with engine.begin() as connection:
+        rows = connection.execute(text("SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name")).all()
+        version = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return [tuple("".join(str(value).split()) for value in row) for row in rows], version
+
+
+def test_a_database_without_the_last_step_gets_it(engine: Engine) -> None:
+    upgrade(engine)
+    with engine.begin() as connection:
+        command.downgrade(configuration(connection), "base")
+    upgrade(engine)
+    assert "predictions" in inspect(engine).get_table_names()
+    assert described(engine)[1] == REVISION
 
 
 def test_the_check_sees_a_difference(engine: Engine) -> None:

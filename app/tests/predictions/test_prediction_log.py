@@ -25,7 +25,9 @@ from windlass_server.predictions.prediction import Prediction, PredictionSink
 from windlass_server.predictions.settings import PredictionLogError, PredictionLogSettings
 from windlass_server.predictions.spool import Spool
 
-QUICK = PredictionLogSettings(flush_seconds=0.01, retry_seconds=0.01, max_retry_seconds=0.05, ping_seconds=0.05)
+QUICK = PredictionLogSettings(
+    flush_seconds=0.01, first_wait_seconds=0, retry_seconds=0.01, max_retry_seconds=0.05, ping_seconds=0.05
+)
 
 
 def prediction(**changes: Any) -> Prediction:

@@ -10,7 +10,7 @@ import pytest
 
 from windlass_contract.manifest import DataType, Signature, TensorSpec
 from windlass_server.errors import Code, ServingError
-from windlass_server.hosting import batching
+from windlass_server.hosting import batch_sizes, batching
 from windlass_server.hosting.frames import PREFIX, decode, lengths
 from windlass_server.hosting.usual import Usual
 from windlass_server.hosting.worker import Worker
@@ -122,7 +122,7 @@ def test_a_model_is_tried_with_every_size_before_it_is_run_in_batches(alone, per
     clock = Clock(alone, per_row)
     assert batching.are_worth_it(clock.run, {"x": np.eye(8, dtype=np.float32)}, clock=clock) == worth
     if worth:
-        assert set(batching.SIZES) <= set(clock.runs)
+        assert set(batch_sizes.SIZES) <= set(clock.runs)
     if alone > batching.QUICK_SECONDS:
         assert set(clock.runs) == {1}  # a slow one is not kept longer from answering
 

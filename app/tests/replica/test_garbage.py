@@ -32,6 +32,23 @@ def test_what_a_failed_request_leaves_behind_goes_soon_and_the_collector_is_give
     asyncio.run(scenario())
 
 
+def test_what_is_imported_late_is_never_looked_at(monkeypatch):
+    monkeypatch.setattr(garbage, "SECONDS", 0.01)
+
+    async def scenario():
+        garbage.imported_late()
+        assert gc.get_freeze_count() == 0
+        collecting = asyncio.create_task(garbage.collect_by_the_clock())
+        await until(lambda: gc.get_freeze_count() > 0)
+        late = Knot()
+        garbage.imported_late()
+        assert not any(each is late for each in gc.get_objects())
+        collecting.cancel()
+        await asyncio.wait([collecting])
+
+    asyncio.run(scenario())
+
+
 def test_what_was_held_for_long_goes_too(monkeypatch):
     monkeypatch.setattr(garbage, "SECONDS", 0.01)
 

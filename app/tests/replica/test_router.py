@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
 from windlass_contract.plan import ModelPlan, PlannedVersion
 from windlass_server.errors import Code, ServingError
-from windlass_server.hosting.router import WHOLE, Held, ModelRoutes, RoutingTable, route_model
+from windlass_server.hosting.router import WHOLE, Held, ModelRoutes, RoutedBy, RoutingTable, route_model
 
 
 def digest(version: int) -> str:
@@ -278,3 +279,34 @@ def test_what_stood_in_goes_on_standing_in_until_its_successor_is_there():
     routes = route_model(wanted, held(2, loading=(1,)), route_model(wanted, held(2, loading=(1,)), SERVED_2))
     assert routes.serving() == {2: 1000}
     assert route_model(wanted, held(1, 2), routes).serving() == {1: 1000}
+
+
+def test_routes_made_again_of_the_same_are_the_same_so_that_a_host_may_keep_them():
+    models = [COMMIT_2, plan({1: 750, 2: 250}, committed=1, candidate=2, labels={"canary": 2}), plan({1: 1000, 3: 0})]
+    states = ("absent", "loading", "prepared", "away")
+    known = (None, BEFORE_V1, SERVED_2, CANARY_2, CANARY_2_ALONE)
+    broken = ((), (digest(2),))
+    for model, each, before, opened in itertools.product(models, itertools.product(states, repeat=3), known, broken):
+        have = [
+            Held(version, digest(version), state == "prepared", state in {"prepared", "away"}, f"v{version}")
+            for version, state in enumerate(each, start=1)
+            if state != "absent"
+        ]
+        routes = route_model(model, have, before, broken=opened)
+        assert route_model(model, have, routes, broken=opened) == routes
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({}, True),
+        ({"plan": plan({1: 750, 2: 250})}, False),
+        ({"held": held(1, away=(2,))}, False),
+        ({"lease_held": True}, False),
+        ({"broken": frozenset({digest(2)})}, False),
+    ],
+)
+def test_routes_are_made_anew_when_anything_changed_that_they_are_made_of(change, same):
+    by = RoutedBy(plan=COMMIT_2, held=held(1, 2), lease_held=False, broken=frozenset())
+    assert by.same_as(replace(by, **{"held": held(1, 2), **change})) is same
+    assert not by.same_as(None)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from windlass_server import command_line
 from windlass_server.hosting.cpus import available_cpus, loading_cpus
 from windlass_server.hosting.launcher import Launcher, LauncherError
+from windlass_server.hosting.likely_runtime import likely_runtime
 from windlass_server.hosting.memory import Room
 from windlass_server.main import resident_settings
 from windlass_server.settings import Settings
@@ -192,3 +194,47 @@ def test_without_a_temporary_directory_the_launcher_says_what_to_mount(tmp_path:
     launcher = Launcher(tmp_path / "file" / "scratch")
     with pytest.raises(LauncherError, match=r"no temporary directory that can be written.*--tmpfs /tmp"):
         asyncio.run(launcher.start())
+
+
+@pytest.mark.parametrize(
+    ("files", "runtime"),
+    [
+        ([], None),
+        (["m/1/model.tflite", "m/1/manifest.json"], "litert"),
+        (["m/1/saved_model.pb", "m/1/variables/variables.index", "n/3/saved_model.pb"], "tensorflow"),
+        (["m/1/model.tflite", "n/3/saved_model.pb"], None),
+        (["m/1/model.tflite", "m/incoming/saved_model.pb", ".n/3/saved_model.pb"], "litert"),
+        (["model.tflite", "m/saved_model.pb"], None),
+        ([*(f"m{number:02}/1/model.tflite" for number in range(20)), "n/3/saved_model.pb"], "litert"),
+    ],
+)
+def test_the_only_runtime_in_a_folder_of_models_is_likely_to_be_needed(tmp_path, files, runtime):
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    assert likely_runtime(tmp_path) == runtime
+
+
+def test_without_a_folder_of_models_no_runtime_is_likely_to_be_needed(tmp_path):
+    assert likely_runtime(tmp_path / "missing") is None
+
+
+LATE = ("aiohttp", "alembic", "fastapi", "sqlalchemy")
+"""What a replica has no use for until it is ready, or ever: half a second of its start, and 30 MB."""
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("windlass_server.start", ("asyncio", "numpy", "pydantic", *LATE)),
+        ("windlass_server.command_line", ("numpy", *LATE)),
+        ("windlass_server.main", LATE),
+        ("windlass_server.predictions.database", ("alembic",)),
+        ("windlass_server.hosting.template", ("asyncio", "numpy", "pydantic", *LATE)),
+        ("windlass_server.runtimes.litert_runtime", ("asyncio", "tensorflow", *LATE)),
+    ],
+)
+def test_what_a_start_does_not_wait_for_is_not_imported(module, absent):
+    program = f"import sys, {module}\nprint(*sorted(sys.modules.keys() & {set(absent)!r}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from .described import json_schema
 from .document import Document
 from .identifiers import GROUP
 from .model_version import ModelVersionSpec, ModelVersionStatus
@@ -113,7 +114,7 @@ def _schema() -> dict[str, Any]:
 
 def structural(document: type[Document], *, defaults: bool = True) -> dict[str, Any]:
     """A model's schema as the API server takes it."""
-    schema = document.model_json_schema(by_alias=True)
+    schema = json_schema(document)
     return _node(schema, schema.get("$defs", {}), defaults=defaults)
 
 

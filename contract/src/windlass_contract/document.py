@@ -59,7 +59,6 @@ class Document(BaseModel):
         frozen=True,
         extra="allow",
         allow_inf_nan=False,
-        use_attribute_docstrings=True,  # The schemas, and so the CRD, explain each field.
     )
 
     def to_dict(self) -> dict[str, Any]:

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
-from fastapi.openapi.docs import get_swagger_ui_html
-
 from .exchange import Answer, Request, json_answer, method_not_allowed
 
 DOCS_PATTERN = r"/openapi\.json|/docs(/(swagger-ui-bundle\.js|swagger-ui\.css|favicon\.png))?"
@@ -15,11 +13,11 @@ _TYPES = {"js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-
 
 
 class Docs:
-    """The handler of the description and of Swagger UI, whose files a package brings along."""
+    """The handler of the description and of Swagger UI, whose files a package brings along. FastAPI is imported where
+    it is needed: see `app.AtFirstNeed`."""
 
     def __init__(self, describe: Callable[[], dict[str, Any]]) -> None:
         self._describe = describe
-        self._static = files("fastapi_offline").joinpath("static")
 
     async def __call__(self, request: Request) -> Answer:
         """Answers one request."""
@@ -33,13 +31,15 @@ class Docs:
         name = path.rpartition("/")[2]
         return Answer(
             200,
-            self._static.joinpath(name).read_bytes(),
+            files("fastapi_offline").joinpath("static", name).read_bytes(),
             _TYPES[name.rpartition(".")[2]],
             {"cache-control": "public, max-age=86400"},
         )
 
 
 def _page() -> bytes:
+    from fastapi.openapi.docs import get_swagger_ui_html
+
     # Relative addresses work behind a proxy that adds a prefix.
     page = get_swagger_ui_html(
         openapi_url="openapi.json",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
@@ -17,9 +17,11 @@ from windlass_contract.samples import AcceptanceSamples
 from windlass_server.following import durable_plan, plan_copy
 from windlass_server.following.choice import Offer, choose
 from windlass_server.following.durable_plan import DurablePlan
-from windlass_server.following.subscription import Subscription
 from windlass_server.health import PlanSource
 from windlass_server.hosting.host import SamplesUnavailable
+
+if TYPE_CHECKING:
+    from windlass_server.following.subscription import Subscription
 
 log = structlog.get_logger(__name__)
 

@@ -23,6 +23,7 @@ from windlass_contract.samples import AcceptanceSamples
 from windlass_server.health import PlanSource
 from windlass_server.hosting.host import Host, SamplesUnavailable
 from windlass_server.hosting.order import Key
+from windlass_server.hosting.slot import Slot
 
 log = structlog.get_logger(__name__)
 
@@ -156,8 +157,10 @@ class Unmanaged:
         return [*self._reasons.values(), *(f"{key} failed: {reason}" for key, reason in self._failed.items())]
 
     def changed(self) -> None:
-        """A state changed: a version may have failed."""
-        self._news.set()
+        """A state changed: a version may have failed, or be well again. Each does so a dozen times on its way, and the
+        folder isn't to be looked at for every one of them."""
+        if any(self._is_news(key, slot) for key, slot in self._host.slots.items()):
+            self._news.set()
 
     async def samples(self, digest: str) -> AcceptanceSamples:
         """Nobody asks for any here. Raises `SamplesUnavailable`."""
@@ -181,6 +184,14 @@ class Unmanaged:
             except TimeoutError:
                 pass  # nothing happened here; the folder may have changed
 
+    def _is_news(self, key: Key, slot: Slot) -> bool:
+        """Whether `_learn` would take something in of it."""
+        if slot.state is VersionState.FAILED:
+            return key not in self._failed
+        if slot.prepared:
+            return key in self._troubled
+        return _is_troubled(slot) and key not in self._troubled
+
     def _learn(self, look: Look) -> None:
         """Takes in what became of the versions held, and forgets what is gone."""
         there = {found.key for found in look.complete}
@@ -189,7 +200,7 @@ class Unmanaged:
                 self._failed[key] = slot.message
             elif slot.prepared:
                 self._troubled.discard(key)
-            elif slot.message and not slot.was_prepared:
+            elif _is_troubled(slot):
                 self._troubled.add(key)
         self._failed = {key: reason for key, reason in self._failed.items() if key in there}
         self._troubled &= there
@@ -199,6 +210,11 @@ class Unmanaged:
             if self._reasons.get(folder) != reason:
                 log.warning("not served", folder=folder, reason=reason)
         self._reasons = reasons
+
+
+def _is_troubled(slot: Slot) -> bool:
+    """It can't be loaded now, but may be later."""
+    return bool(slot.message) and not slot.was_prepared
 
 
 def _printable(text: str) -> str:

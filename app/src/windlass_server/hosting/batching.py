@@ -16,11 +16,9 @@ from typing import Any
 import numpy as np
 
 from windlass_contract.manifest import DataType, Signature, TensorSpec
+from windlass_server.hosting.batch_sizes import MOST_ROWS, SIZES, largest_size
 from windlass_server.tensors import NUMPY_TYPE, Tensor, element_count
 
-MOST_ROWS = 32
-SIZES = (1, 2, 4, 8, 16, 32)
-"""Of batches."""
 TRIED_ROWS = 8
 """With which a model is tried when it is loaded."""
 LEAST_ROWS = 4
@@ -171,8 +169,3 @@ def grouped(companies: Sequence[Hashable | None], most: int = MOST_ROWS) -> list
             groups.append(indexes[:size])
             indexes = indexes[size:]  # noqa: PLW2901 - what is left of it
     return sorted(groups)
-
-
-def largest_size(count: int) -> int:
-    """The largest power of two that is not above `count` nor `MOST_ROWS`."""
-    return max(size for size in SIZES if size <= count)

@@ -29,7 +29,15 @@ from windlass_server.hosting.memory_watch import Occupant, Standing
 from windlass_server.hosting.meter import Meter
 from windlass_server.hosting.model_reports import model_report
 from windlass_server.hosting.order import Key, Phase, Prepare, keys_of, next_actions
-from windlass_server.hosting.router import RETRY_AFTER_SECONDS, WHOLE, ModelRoutes, RoutingTable, route_model
+from windlass_server.hosting.router import (
+    RETRY_AFTER_SECONDS,
+    WHOLE,
+    Held,
+    ModelRoutes,
+    RoutedBy,
+    RoutingTable,
+    route_model,
+)
 from windlass_server.hosting.slot import HeldResident, Order, Place, Slot, Ticket
 from windlass_server.hosting.tasks import Tasks
 from windlass_server.tensors import Tensor
@@ -91,6 +99,8 @@ class Host:
         self._plan: ServingPlan | None = None
         """What of the plan is for this replica's revision."""
         self._table: RoutingTable[Slot] = RoutingTable()
+        self._routed_by: dict[str, RoutedBy[Slot]] = {}
+        """By model: what its routes in the table were made of."""
         self._slots: dict[Key, Slot] = {}
         self.meters: dict[Key, Meter] = {}
         """Of versions held since the start; kept for a while when one is unloaded, so that counters don't fall back."""
@@ -191,32 +201,39 @@ class Host:
         now = asyncio.get_running_loop().time()
         routed = {id(held.target) for routes in self._table.models.values() for held, _ in routes.weights}
         views = [slot.view(routed=id(slot) in routed, now=now) for slot in self._slots.values()]
-        for action in next_actions(plan, views) if self._begun else ():
+        actions = next_actions(plan, views) if self._begun else []
+        for action in actions:
             slot = self._slots[action.key]
             if isinstance(action, Prepare):
                 slot.phase = Phase.PREPARING
                 slot.task = self._tasks.spawn(self._prepare(slot))
             else:
                 self._begin_unload(slot)
-        self._table = self._route(plan)
+        if actions:
+            self._table = self._route(plan)
         self.on_change()
 
     def _route(self, plan: ServingPlan) -> RoutingTable[Slot]:
+        """Anew for each model that something changed of: there may be hundreds, and each of them changes a dozen times
+        while it is prepared."""
         now = asyncio.get_running_loop().time()
-        held = [slot.held() for slot in self._slots.values()]
-        broken = {key.digest for key in self._breakers.open}
+        held: dict[str, list[Held[Slot]]] = {}
+        for slot in self._slots.values():
+            held.setdefault(slot.key.model, []).append(slot.held())
+        broken = frozenset(key.digest for key in self._breakers.open)
         models: dict[str, ModelRoutes[Slot]] = {}
+        routed: dict[str, RoutedBy[Slot]] = {}
         for name, model in plan.models.items():
-            models[name] = route_model(
-                model,
-                [each for each in held if each.target.key.model == name],
-                self._table.models.get(name),
-                lease_held=self._leases.get(name, 0.0) > now,
-                broken=broken,
-            )
+            by = RoutedBy(model, held.get(name, []), lease_held=self._leases.get(name, 0.0) > now, broken=broken)
             before = self._table.models.get(name)
+            routed[name] = by
+            if before is not None and by.same_as(self._routed_by.get(name)):
+                models[name] = before
+                continue
+            models[name] = route_model(model, by.held, before, lease_held=by.lease_held, broken=broken)
             if before is None or before.serving() != models[name].serving():
                 log.info("routes changed", model=name, epoch=plan.epoch, serving=models[name].serving())
+        self._routed_by = routed
         return RoutingTable(plan.epoch, models)
 
     def _breaker_opened(self, slot: Slot) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from windlass_contract.health import HEALTH
 from windlass_server.errors import Code, ServingError
 from windlass_server.hosting.asking import Asked, Asking
-from windlass_server.hosting.batching import MOST_ROWS
+from windlass_server.hosting.batch_sizes import MOST_ROWS
 from windlass_server.hosting.channel import Answer, WorkerChannel
 from windlass_server.hosting.confinement import lacking
 from windlass_server.hosting.cpus import available_cpus, loading_cpus

@@ -14,7 +14,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,18 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from windlass_server.hosting.confinement import lacking
+from windlass_server.hosting.launcher_start import StartedLauncher, start_launcher
 from windlass_server.hosting.output import OutputReader
 from windlass_server.hosting.processes import receive_message, send_message
 
 _log = logging.getLogger(__name__)
 
-_KEPT_ENVIRONMENT = ("LD_LIBRARY_PATH", "TF_ENABLE_ONEDNN_OPTS", "TF_CPP_MIN_LOG_LEVEL")
-"""What Python and TensorFlow may need; nothing else of main's environment goes to launcher, templates and workers."""
-_ENVIRONMENT = {
-    "LANG": "C.UTF-8",
-    "PATH": os.defpath,
-    "TF_CPP_MIN_LOG_LEVEL": "2",  # errors only: its warnings are about requests that clients are told about
-}
 _END_GRACE_SECONDS = 5
 
 
@@ -105,9 +98,11 @@ class _Birth:
 class Launcher:
     """The client. Belongs to the event loop that `start` ran in."""
 
-    def __init__(self, scratch: Path | None = None) -> None:
-        """`scratch`: where each worker gets a folder of its own; made if missing. None: the temporary folder."""
+    def __init__(self, scratch: Path | None = None, started: StartedLauncher | None = None) -> None:
+        """`scratch`: where each worker gets a folder of its own; made if missing. None: the temporary folder.
+        `started`: the process, if it is there already."""
         self._scratch = scratch
+        self._started = started
         self._folder: Path | None = None
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -148,40 +143,15 @@ class Launcher:
                     f"there is no temporary directory that can be written, for the scratch of workers "
                     f"({error.strerror}): in a container with a read-only root mount one, as by --tmpfs /tmp"
                 ) from error
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        reading, writing = os.pipe()
-        environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
+        started, self._started = self._started, None
         try:
-            self._process = subprocess.Popen(  # noqa: ASYNC220, S603 - our own program; vfork and exec block for a millisecond
-                [
-                    sys.executable,
-                    "-I",
-                    "-m",
-                    "windlass_server.hosting.launcher_process",
-                    str(theirs.fileno()),
-                    str(os.getpid()),
-                ],
-                env={**_ENVIRONMENT, **environment},
-                cwd="/",
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=writing,
-                stderr=writing,
-                # Ctrl-C reaches main alone, which then drains. A session of its own would do that too, but the kernel
-                # may share its processors out by sessions: then what a worker prepares would not give way to main.
-                process_group=0,
-            )
+            started = started or start_launcher()  # vfork and exec block for a millisecond
         except OSError as error:
-            ours.close()
-            os.close(reading)
             raise LauncherError(f"the launcher can't be started: {error}") from error
-        finally:
-            theirs.close()
-            os.close(writing)
-        ours.setblocking(False)
-        self._control = ours
-        OutputReader(reading, {"part": "launcher"})  # lives as long as the event loop reads for it
-        asyncio.get_running_loop().add_reader(ours, self._on_message)
+        self._process, self._control = started.process, started.control
+        self._control.setblocking(False)
+        OutputReader(started.output, {"part": "launcher"})  # lives as long as the event loop reads for it
+        asyncio.get_running_loop().add_reader(self._control, self._on_message)
 
     async def close(self) -> None:
         """Ends the launcher, and with it every template and worker; returns when it is gone."""

@@ -13,7 +13,7 @@ from windlass_contract.manifest import Manifest, Signature
 from windlass_contract.report import VersionReport, VersionState
 from windlass_server.errors import Code, ServingError
 from windlass_server.hosting.asking import WorkerDownError
-from windlass_server.hosting.batching import largest_size
+from windlass_server.hosting.batch_sizes import largest_size
 from windlass_server.hosting.faults import NoAnswerInTimeError, WorkerLostError
 from windlass_server.hosting.hosted_worker import HostedWorker, ResidentSettings, outputs_of
 from windlass_server.hosting.launcher import Launcher

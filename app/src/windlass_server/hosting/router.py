@@ -116,6 +116,24 @@ def planned_weights(plan: ModelPlan, *, lease_held: bool) -> dict[int, int]:
     return weights
 
 
+@dataclass(frozen=True)
+class RoutedBy(Generic[T]):
+    """What a model's routes are made of, besides its routes before: made of the same anew, they are the same."""
+
+    plan: ModelPlan
+    held: list[Held[T]]
+    lease_held: bool
+    broken: frozenset[str]
+
+    def same_as(self, other: RoutedBy[T] | None) -> bool:
+        """Plans are immutable: another one is another object."""
+        return (
+            other is not None
+            and self.plan is other.plan
+            and (self.held, self.lease_held, self.broken) == (other.held, other.lease_held, other.broken)
+        )
+
+
 def route_model(
     plan: ModelPlan,
     held: Sequence[Held[T]],
@@ -151,8 +169,8 @@ def route_model(
     away = {each.version for each in held if each.was_prepared and not each.prepared} & nameable - set(reachable)
     no_candidates = {planned.digest for planned in plan.versions if planned.version != plan.candidate}
     no_candidates |= before.accepted if before is not None else frozenset()
-    # Labels move at the commit, and here the commit is when the version changes over.
-    labels = plan.labels if not lagging or before is None or not before.weights else before.labels
+    # Labels move at the commit, and here the commit is when the version changes over, if anything serves till then.
+    labels = before.labels if lagging and weights and before is not None and before.weights else plan.labels
     return ModelRoutes(
         weights=weights,
         wanted=bool(wanted),

@@ -20,13 +20,13 @@ from typing import Any, NoReturn, TypeVar
 from windlass_contract.manifest import ModelFormat, Signature
 from windlass_contract.operations import describe, forbidden_operations
 from windlass_server.errors import Code, ServingError
+from windlass_server.hosting.batch_sizes import largest_size
 from windlass_server.hosting.batching import (
     are_worth_it,
     company_of,
     grouped,
     has_rows,
     join,
-    largest_size,
     random_rows,
     split,
 )

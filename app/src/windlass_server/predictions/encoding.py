@@ -8,12 +8,10 @@ from typing import Any
 import orjson
 
 from .prediction import Prediction
-from .schema import predictions
 
 MAX_TEXT = 256
 _MAX_INT = 2**63 - 1
 _MAX_STATUS = 2**31 - 1
-_COLUMNS = tuple(column.name for column in predictions.columns)
 
 
 def encode(prediction: Prediction) -> bytes:
@@ -42,7 +40,7 @@ def decode(record: bytes) -> dict[str, Any]:
     """The row of an encoded prediction; what another release added is left out, what it lacked is None. (Bytes that we
     didn't encode don't get here: the spool checks their sum.)"""
     values = orjson.loads(record)
-    return {column: values.get(column) for column in _COLUMNS}
+    return {column: values.get(column) for column in Prediction._fields}
 
 
 def _text(value: str) -> str:

@@ -25,16 +25,22 @@ import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from .database import OUTAGE, Database
+from windlass_server.garbage import imported_late
+
 from .encoding import decode, encode
 from .prediction import Prediction
-from .settings import SPOOL_NAME, PredictionLogSettings, database_url
+from .settings import SPOOL_NAME, PredictionLogSettings, database_url, is_default, is_off
 from .spool import Spool
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+    from .database import Database
 
 Status = Literal["ok", "unavailable", "disabled"]
 Loss = Literal["queue", "spool", "disk", "damaged", "refused", "closed"]
@@ -69,11 +75,15 @@ class Counters:
 class PredictionLog:
     """A `PredictionSink`. Made by `open`; to be closed."""
 
-    def __init__(self, settings: PredictionLogSettings, spool: Spool | None, database: Database | None) -> None:
+    def __init__(
+        self, settings: PredictionLogSettings, spool: Spool | None, target: Callable[[], URL | None] = lambda: None
+    ) -> None:
         self.counters = Counters()
         self._settings = settings
         self._spool = spool
-        self._database = database
+        self._target = target
+        self._database: Database | None = None
+        """Made by its thread."""
         self._mutex = threading.Lock()
         self._queue: deque[Prediction] = deque()
         self._unspooled: deque[bytes] = deque()
@@ -95,16 +105,17 @@ class PredictionLog:
         `PredictionLogError` for a URL that can't be used and a folder of state that another process uses.
         """
         settings = settings or PredictionLogSettings()
-        target = database_url(url, state_dir)
-        if target is None:
-            return cls(settings, None, None)
+        if is_off(url):
+            return cls(settings, None)
+        if not is_default(url):
+            database_url(url, state_dir)  # raises for a wrong one
         spool = Spool(
             state_dir / SPOOL_NAME,
             max_bytes=settings.max_bytes,
             max_age_seconds=settings.max_age_seconds,
             segment_bytes=settings.segment_bytes,
         )
-        log = cls(settings, spool, Database(target))
+        log = cls(settings, spool, lambda: database_url(url, state_dir))
         log._start()
         return log
 
@@ -135,7 +146,7 @@ class PredictionLog:
     @property
     def problem(self) -> str:
         """Why the database is unavailable, in a sentence; empty when it isn't."""
-        if self._spool is None or self._database is None:
+        if self._spool is None:
             return ""
         since = self._attempt_since
         if not all(thread.is_alive() for thread in self._threads):
@@ -144,7 +155,10 @@ class PredictionLog:
             reason = f"it hasn't answered for {time.monotonic() - since:.0f} s"
         else:
             reason = self._problem
-        return f"the prediction log's database {self._database.name} can't be written: {reason}" if reason else ""
+        if not reason:
+            return ""
+        name = f" {self._database.name}" if self._database is not None else ""
+        return f"the prediction log's database{name} can't be written: {reason}"
 
     @property
     def spool_bytes(self) -> int:
@@ -237,8 +251,15 @@ class PredictionLog:
     # The database's thread.
 
     def _run_database(self) -> None:
+        self._news.wait(self._settings.first_wait_seconds)
+        # Here, not above: SQLAlchemy takes 0.2 s, and a replica is to be ready without waiting for that.
+        from .database import OUTAGE, Database
+
+        imported_late()
+        target = self._target()
         assert self._spool is not None
-        assert self._database is not None
+        assert target is not None
+        self._database = Database(target)
         delay = self._settings.retry_seconds
         late = self._spool.found_bytes > 0
         batch: list[bytes] = []

@@ -12,6 +12,9 @@ from typing import Any
 from sqlalchemy import BigInteger, Column, DateTime, Dialect, Double, Index, Integer, MetaData, Table, Text
 from sqlalchemy.types import TypeDecorator
 
+REVISION = "0001"
+"""The last of `migrations/`."""
+
 
 class UtcTime(TypeDecorator[float]):
     """Seconds since 1970 in Python, a UTC timestamp that people can read in the database."""

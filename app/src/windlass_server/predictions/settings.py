@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
 
 DATABASE_NAME = "predictions.sqlite"
 SPOOL_NAME = "predictions-spool"
@@ -37,6 +38,9 @@ class PredictionLogSettings:
     """Rows in memory, not yet on disk. More are dropped and counted."""
     segment_bytes: int = 4 * MIB
     """Size of a spool file."""
+    first_wait_seconds: float = 1.0
+    """Before the database is connected to, as long as there is nothing to store: a replica that starts has better to
+    do than to import what that takes."""
     retry_seconds: float = 0.5
     """Before a database that failed is asked again; doubled each time, up to `max_retry_seconds`."""
     max_retry_seconds: float = 15.0
@@ -54,14 +58,28 @@ class PredictionLogSettings:
             raise PredictionLogError(f"the prediction log's age is {self.max_age_seconds} s: more than 0 is expected")
 
 
+def is_off(text: str | None) -> bool:
+    """Whether predictions are not to be kept."""
+    return text is not None and text.strip().lower() == OFF
+
+
+def is_default(text: str | None) -> bool:
+    """Whether they go to the file in the folder of state: then nothing can be wrong with their place."""
+    return not text or not text.strip()
+
+
 def database_url(text: str | None, state_dir: Path) -> URL | None:
     """Where predictions go. `off` (any case): nowhere, None. Empty or None: SQLite in `state_dir`. Else
     `sqlite:////absolute/path` or `postgresql://user@host/database` (a password by `?passfile=`, or in the URL).
     Raises `PredictionLogError`.
     """
-    if text is not None and text.strip().lower() == OFF:
+    # Here, not above: see `log`.
+    from sqlalchemy.engine import URL, make_url
+    from sqlalchemy.exc import ArgumentError
+
+    if is_off(text):
         return None
-    if not text or not text.strip():
+    if text is None or is_default(text):
         return URL.create("sqlite", database=str(state_dir.absolute() / DATABASE_NAME))
     try:
         url = make_url(text.strip())

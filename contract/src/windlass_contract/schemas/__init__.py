@@ -13,6 +13,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from windlass_contract.control import PlanAnswer, ReportAnswer
 from windlass_contract.decision import Decision
+from windlass_contract.described import json_schema
 from windlass_contract.document import Document
 from windlass_contract.health import Health, HealthTimings
 from windlass_contract.manifest import Manifest
@@ -50,7 +51,7 @@ def generate() -> dict[str, str]:
     """File name to content, the same on every machine."""
     files = {}
     for document in DOCUMENTS:
-        schema = document.model_json_schema(by_alias=True, schema_generator=_Generator)
+        schema = json_schema(document, _Generator)
         schema["$schema"] = _Generator.schema_dialect
         text = json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False)
         files[f"{document.__name__}.json"] = text + "\n"

@@ -10,7 +10,11 @@ def tree(pid: int) -> Iterator[int]:
     """It, and its children's trees."""
     yield pid
     for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
+        try:
+            children = (task / "children").read_text().split()
+        except FileNotFoundError:  # a thread that has just ended
+            continue
+        for child in children:
             yield from tree(int(child))
 
 
