@@ -23,6 +23,7 @@ from windlass_server.errors import Code, ServingError
 from windlass_server.hosting.batching import (
     are_worth_it,
     company_of,
+    filled,
     grouped,
     has_rows,
     join,
@@ -136,12 +137,13 @@ class Worker:
             for head, tensors in requests:
                 model, outputs = self._admit(head, tensors)
             begun = time.monotonic()
-            answers = split(model.run(head["signature"], join([each for _, each in requests]), outputs), len(requests))
+            rows = filled([each for _, each in requests])
+            answers = split(model.run(head["signature"], join(rows), outputs), len(rows))
             seconds = (time.monotonic() - begun) / len(requests)
             self._usual.note(seconds)
             return [
                 piece
-                for (head, _), answer in zip(requests, answers, strict=True)
+                for (head, _), answer in zip(requests, answers, strict=False)  # what fills the batch isn't asked for
                 for piece in self._bounded(encode({"seconds": seconds, "id": head["id"]}, answer))
             ]
         except Exception:  # noqa: BLE001 - whatever it is: those it isn't about are answered all the same
