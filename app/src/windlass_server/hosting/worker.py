@@ -107,15 +107,19 @@ class Worker:
         """Takes requests until the channel ends, and with it the process."""
         while True:
             with self._reading:
-                try:
-                    requests, at_once = self._receive()
-                except (OSError, EOFError, FrameError):
-                    os._exit(0)  # main has closed the channel, or is gone; a frame of it can't be wrong
-                if at_once:
+                requests, at_once = self._take()
+                while at_once:  # still the one that reads: letting go wakes another thread, in vain or to change places
                     self._answer_all(requests)
-            if not at_once:
-                self._answer_all(requests)
+                    requests, at_once = self._take()
+            self._answer_all(requests)
             del requests  # the next may be long in coming
+
+    def _take(self) -> tuple[list[_Request], bool]:
+        """See `_receive`."""
+        try:
+            return self._receive()
+        except (OSError, EOFError, FrameError):
+            os._exit(0)  # main has closed the channel, or is gone; a frame of it can't be wrong
 
     def _answer_all(self, requests: list[_Request]) -> None:
         groups = [[index] for index in range(len(requests))]
