@@ -15,6 +15,7 @@ import time
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -224,14 +225,13 @@ class BoundedProtocol(HttpToolsProtocol):
             self._phase, self._received, self._unsettled = Phase.BODY, 0, True
 
     def _new_cycle(self) -> RequestCycle:
-        url = httptools.parse_url(self.url)
-        path = url.path.decode("ascii")
+        path, raw_path, query = _url_parts(self.url)
         version = self.parser.get_http_version()
         self.scope["method"] = self.parser.get_method().decode("ascii")
         self.scope["http_version"] = version
-        self.scope["path"] = unquote(path) if "%" in path else path
-        self.scope["raw_path"] = url.path
-        self.scope["query_string"] = url.query or b""
+        self.scope["path"] = path
+        self.scope["raw_path"] = raw_path
+        self.scope["query_string"] = query
         return RequestCycle(
             scope=self.scope,
             transport=self._departure,  # type: ignore[arg-type]  # all of a transport that it uses
@@ -412,6 +412,15 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _count(self, why: Ended) -> None:
         self._all.ended[why] += 1
+
+
+@lru_cache(maxsize=256)
+def _url_parts(url: bytes) -> tuple[str, bytes, bytes]:
+    """Path, path as it was sent, and query. Nearly all requests have a URL that others had before. Raises
+    `httptools.HttpParserInvalidURLError`, which isn't remembered."""
+    parts = httptools.parse_url(url)
+    path = parts.path.decode("ascii")
+    return unquote(path) if "%" in path else path, parts.path, parts.query or b""
 
 
 class _TooManyError(Exception):

@@ -64,10 +64,15 @@ class RequestCycle(RequestResponseCycle):
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     def _head_of(self, status: int, headers: Any) -> bytes:
-        headers = [*self.default_headers, *headers]
-        named = dict(headers)
-        lines = [STATUS_LINE[status], *map(_line, headers)]
-        length, connection = named.get(b"content-length"), named.get(b"connection")
+        lines = [STATUS_LINE[status]]
+        length = connection = None
+        for header in (*self.default_headers, *headers):
+            lines.append(_line(header))
+            name = header[0]
+            if name == b"content-length":
+                length = header[1]
+            elif name == b"connection":
+                connection = header[1]
         if length is not None:
             self.expected_content_length = int(length)
             self.chunked_encoding = False

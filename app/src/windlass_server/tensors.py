@@ -141,11 +141,13 @@ def from_raw(data: bytes | bytearray | memoryview, datatype: DataType, shape: Se
     """A tensor from its raw form; numbers share the buffer. Raises `ValueError` when sizes don't agree exactly,
     before anything is allocated.
     """
-    count = element_count(shape)
-    if min(shape, default=0) < 0:
-        raise ValueError(f"shape {list(shape)} has a negative dimension")
-    view = memoryview(data)
+    count = 1
+    for dimension in shape:
+        if dimension < 0:
+            raise ValueError(f"shape {list(shape)} has a negative dimension")
+        count *= dimension
     if datatype is DataType.BYTES:
+        view = memoryview(data)
         if count * 4 > len(view):
             raise ValueError(f"{len(view)} bytes can't hold {count} elements")
         elements = np.empty(count, dtype=object)
@@ -163,8 +165,8 @@ def from_raw(data: bytes | bytearray | memoryview, datatype: DataType, shape: Se
             raise ValueError(f"{len(view) - position} bytes are left over")
         return elements.reshape(tuple(shape))
     dtype = NUMPY_TYPE[datatype]
-    if count * dtype.itemsize != len(view):
-        raise ValueError(f"{count * dtype.itemsize} bytes are expected for shape {list(shape)}, got {len(view)}")
+    if count * dtype.itemsize != len(data):
+        raise ValueError(f"{count * dtype.itemsize} bytes are expected for shape {list(shape)}, got {len(data)}")
     if datatype is DataType.BOOL:
-        return np.frombuffer(view, dtype=np.uint8).astype(np.bool_).reshape(tuple(shape))
-    return np.frombuffer(view, dtype=dtype).reshape(tuple(shape))
+        return np.frombuffer(data, dtype=np.uint8).astype(np.bool_).reshape(tuple(shape))
+    return np.ndarray(tuple(shape), dtype, data)

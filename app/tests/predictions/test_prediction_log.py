@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from windlass_server.predictions.log import PredictionLog
-from windlass_server.predictions.prediction import Prediction, PredictionSink
+from windlass_server.predictions.prediction import Prediction, PredictionSink, new_id
 from windlass_server.predictions.settings import PredictionLogError, PredictionLogSettings
 from windlass_server.predictions.spool import Spool
 
@@ -123,6 +123,15 @@ def test_what_no_database_takes_is_made_harmless(tmp_path: Path, given: dict[str
         log.record(fresh(**given))
         until(lambda: log.counters.stored, "stored")
     assert rows(tmp_path, "top_class, top_score, request_id") == [kept]
+
+
+def test_ids_are_unique_and_in_the_order_of_their_times() -> None:
+    at = 1_800_000_000.0
+    ids = [new_id(at + later) for later in (0.0, 0.0, 1e-3, 1.0, 1e9)]
+    assert len(set(ids)) == len(ids)
+    assert ids[2:] == sorted(ids[2:])
+    assert max(ids[:2]) < ids[2]
+    assert {len(each) for each in ids} == {32}
 
 
 def test_recorded_twice_it_is_kept_once(tmp_path: Path) -> None:

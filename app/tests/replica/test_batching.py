@@ -169,12 +169,24 @@ def test_requests_are_run_together_only_if_they_are_alike(request_, other, toget
         (["a"], [[0]]),
         (["a", "a"], [[0, 1]]),
         (["a", "b", "a", None, "a", "a", "a"], [[0, 2, 4, 5], [1], [3], [6]]),
-        (["a"] * 7, [[0, 1, 2, 3], [4, 5], [6]]),
+        (["a"] * 3, [[0, 1, 2]]),
+        (["a"] * 7, [[0, 1, 2, 3, 4, 5, 6]]),
+        (["a"] * 11, [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9, 10]]),
+        (["a"] * 21, [list(range(16)), [16, 17, 18, 19], [20]]),
         (["a"] * 40, [list(range(32)), list(range(32, 40))]),
     ],
 )
-def test_groups_are_powers_of_two_and_hold_each_request_once(companies, groups):
+def test_groups_nearly_fill_a_power_of_two_and_hold_each_request_once(companies, groups):
     assert batching.grouped(companies) == groups
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (2, 2), (3, 4), (4, 4), (7, 8), (25, 32), (32, 32)])
+def test_a_batch_is_filled_up_with_its_last_row(count, size):
+    rows = [one(4, dtype=np.float32) for _ in range(count)]
+    filled = batching.filled(rows)
+    assert len(filled) == size
+    assert filled[:count] == rows
+    assert all(row is rows[-1] for row in filled[count:])
 
 
 @pytest.mark.parametrize(
@@ -240,7 +252,7 @@ def ask(number, *values, **given):
 def test_requests_that_came_together_are_run_together_and_get_their_own_answers():
     model = Model()
     assert Answers(model)(*[ask(n, n, n + 1) for n in range(6)]) == {n: [[2 * n, 2 * n + 2]] for n in range(6)}
-    assert model.runs == [4, 2]
+    assert model.runs == [8]
 
 
 @pytest.mark.parametrize(("most", "runs"), [(1, [1] * 6), (2, [2] * 3), (5, [4, 2])])

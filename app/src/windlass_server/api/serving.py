@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Self
 
 from windlass_server.errors import ServingError
 from windlass_server.hosting.hosting import Admission, Hosting
-from windlass_server.predictions.prediction import Prediction, PredictionSink
+from windlass_server.predictions.prediction import Prediction, PredictionSink, new_id
 from windlass_server.tensors import Tensor
 
 from .class_scores import find_scores, first_row, top_classes
@@ -85,9 +84,10 @@ class Call:
         if found is not None and len(found):
             best = top_classes(classes, found[0], 1)[0]
             top_class, top_score = best["class"], best["score"]
+        at = time.time()
         sink.record(
             Prediction(
-                id=f"{random.getrandbits(128):032x}",
+                id=new_id(at),
                 model=admission.model,
                 version=admission.version,
                 digest=admission.digest,
@@ -99,7 +99,7 @@ class Call:
                 top_class=top_class,
                 top_score=top_score,
                 request_id=self._request.request_id,
-                at=time.time(),
+                at=at,
             )
         )
 

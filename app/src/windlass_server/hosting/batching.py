@@ -30,6 +30,8 @@ QUICK_SECONDS = 0.0005
 """A single run that takes longer is better off on a processor of its own."""
 WORTH = 0.5
 """A batch has to take less than this share of what its rows take one by one."""
+_LEAST_FILLED = 0.75
+"""Of a batch, by requests."""
 _MOST_ELEMENTS = 64 * 1024
 """Of a row; joining larger ones takes longer than it spares."""
 _SEED = 20261129
@@ -154,8 +156,8 @@ def company_of(head: Mapping[str, Any], tensors: Mapping[str, Tensor], batched: 
 
 
 def grouped(companies: Sequence[Hashable | None], most: int = MOST_ROWS) -> list[list[int]]:
-    """Which requests are run together, by index, in the order in which they came, at most `most` in a group. Of each
-    group a power of two, so that a model meets few sizes."""
+    """Which requests are run together, by index, in the order in which they came, at most `most` in a group: as many as
+    one of `SIZES`, or nearly, see `filled`."""
     waiting: dict[Hashable, list[int]] = {}
     groups: list[list[int]] = []
     for index, company in enumerate(companies):
@@ -165,7 +167,22 @@ def grouped(companies: Sequence[Hashable | None], most: int = MOST_ROWS) -> list
             waiting.setdefault(company, []).append(index)
     for indexes in waiting.values():
         while indexes:
-            size = largest_size(min(len(indexes), most))
+            size = _group_size(min(len(indexes), most))
             groups.append(indexes[:size])
             indexes = indexes[size:]  # noqa: PLW2901 - what is left of it
     return sorted(groups)
+
+
+def _group_size(count: int) -> int:
+    """How many of so many requests one run takes: all, if they fill most of a batch; else beginning another run costs
+    less than what would be run for nobody."""
+    return count if count >= _LEAST_FILLED * _next_size(count) else largest_size(count)
+
+
+def filled(rows: Sequence[Tensors]) -> list[Tensors]:
+    """As many as the next of `SIZES`, so that a model meets few of them: the last one repeated."""
+    return [*rows, *[rows[-1]] * (_next_size(len(rows)) - len(rows))]
+
+
+def _next_size(count: int) -> int:
+    return min(size for size in SIZES if size >= count)

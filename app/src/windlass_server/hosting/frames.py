@@ -22,6 +22,7 @@ ALIGNMENT = 64
 MAX_BUFFERS = 512
 """How many pieces one `sendmsg` takes; Linux allows 1024."""
 
+_ZEROS = bytes(ALIGNMENT)
 _DATATYPES = {datatype.value: datatype for datatype in DataType}
 _JOINED_BYTES = 4096
 """Up to here a body is copied behind its head: one piece costs less than several."""
@@ -38,20 +39,23 @@ def encode(head: dict[str, Any], tensors: Mapping[str, Tensor] | None = None) ->
     protocol knows, and for a head beyond its bound."""
     body: list[Buffer] = []
     listed = []
+    size = 0
     for name, tensor in (tensors or {}).items():
         raw = to_raw(tensor)
-        listed.append([name, datatype_of(tensor).value, list(tensor.shape), len(raw)])
+        length = len(raw)
+        listed.append((name, datatype_of(tensor), tensor.shape, length))
         body.append(raw)
-        if padding := -len(raw) % ALIGNMENT:
-            body.append(bytes(padding))
+        if padding := -length % ALIGNMENT:
+            body.append(_ZEROS[:padding])
+        size += length + padding
     data = orjson.dumps({**head, "tensors": listed} if listed else head)
-    data += b" " * (-len(data) % ALIGNMENT)
+    data = data.ljust(len(data) + -len(data) % ALIGNMENT)
     if len(data) > MAX_HEAD_BYTES:
         raise ValueError(f"a head of {len(data)} bytes; at most {MAX_HEAD_BYTES} are sent")
-    size = size_of(body)
+    prefix = PREFIX.pack(len(data), size)
     if size <= _JOINED_BYTES:
-        return [b"".join([PREFIX.pack(len(data), size), data, *body])]
-    return [PREFIX.pack(len(data), size) + data, *body]
+        return [b"".join((prefix, data, *body))]
+    return [prefix + data, *body]
 
 
 def size_of(pieces: Iterable[Buffer]) -> int:

@@ -24,6 +24,7 @@ from windlass_server.hosting.batch_sizes import largest_size
 from windlass_server.hosting.batching import (
     are_worth_it,
     company_of,
+    filled,
     grouped,
     has_rows,
     join,
@@ -107,15 +108,19 @@ class Worker:
         """Takes requests until the channel ends, and with it the process."""
         while True:
             with self._reading:
-                try:
-                    requests, at_once = self._receive()
-                except (OSError, EOFError, FrameError):
-                    os._exit(0)  # main has closed the channel, or is gone; a frame of it can't be wrong
-                if at_once:
+                requests, at_once = self._take()
+                while at_once:  # still the one that reads: letting go wakes another thread, in vain or to change places
                     self._answer_all(requests)
-            if not at_once:
-                self._answer_all(requests)
+                    requests, at_once = self._take()
+            self._answer_all(requests)
             del requests  # the next may be long in coming
+
+    def _take(self) -> tuple[list[_Request], bool]:
+        """See `_receive`."""
+        try:
+            return self._receive()
+        except (OSError, EOFError, FrameError):
+            os._exit(0)  # main has closed the channel, or is gone; a frame of it can't be wrong
 
     def _answer_all(self, requests: list[_Request]) -> None:
         groups = [[index] for index in range(len(requests))]
@@ -137,12 +142,13 @@ class Worker:
             for head, tensors in requests:
                 model, outputs = self._admit(head, tensors)
             begun = time.monotonic()
-            answers = split(model.run(head["signature"], join([each for _, each in requests]), outputs), len(requests))
+            rows = filled([each for _, each in requests])
+            answers = split(model.run(head["signature"], join(rows), outputs), len(rows))
             seconds = (time.monotonic() - begun) / len(requests)
             self._usual.note(seconds)
             return [
                 piece
-                for (head, _), answer in zip(requests, answers, strict=True)
+                for (head, _), answer in zip(requests, answers, strict=False)  # what fills the batch isn't asked for
                 for piece in self._bounded(encode({"seconds": seconds, "id": head["id"]}, answer))
             ]
         except Exception:  # noqa: BLE001 - whatever it is: those it isn't about are answered all the same

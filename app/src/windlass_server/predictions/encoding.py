@@ -12,6 +12,7 @@ from .prediction import Prediction
 MAX_TEXT = 256
 _MAX_INT = 2**63 - 1
 _MAX_STATUS = 2**31 - 1
+_COLUMNS = dict.fromkeys(Prediction._fields)
 
 
 def encode(prediction: Prediction) -> bytes:
@@ -39,8 +40,10 @@ def encode(prediction: Prediction) -> bytes:
 def decode(record: bytes) -> dict[str, Any]:
     """The row of an encoded prediction; what another release added is left out, what it lacked is None. (Bytes that we
     didn't encode don't get here: the spool checks their sum.)"""
-    values = orjson.loads(record)
-    return {column: values.get(column) for column in Prediction._fields}
+    values: dict[str, Any] = orjson.loads(record)
+    if values.keys() == _COLUMNS.keys():
+        return values  # nearly all
+    return {column: values.get(column) for column in _COLUMNS}
 
 
 def _text(value: str) -> str:

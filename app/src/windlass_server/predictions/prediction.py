@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import NamedTuple, Protocol
 
 
@@ -9,7 +10,7 @@ class Prediction(NamedTuple):
     """What is remembered of one prediction. Neither inputs nor outputs, beyond the class with the highest score."""
 
     id: str
-    """Ours, unique over all replicas (128 random bits): recorded twice, it is kept once. At most 64 characters."""
+    """Ours, unique over all replicas, see `new_id`: recorded twice, it is kept once. At most 64 characters."""
     model: str
     version: int
     digest: str
@@ -30,6 +31,13 @@ class Prediction(NamedTuple):
     """The client's `X-Request-Id`, else the one we gave it."""
     at: float
     """When it was answered, in seconds since 1970 (UTC)."""
+
+
+def new_id(at: float) -> str:
+    """Microseconds since 1970, then 64 random bits. Ids that begin with the time go to the end of the database's index
+    of them; random ones go everywhere in it, and each costs a page of its own to be written, the more the larger it is.
+    """
+    return f"{int(at * 1e6):016x}{random.getrandbits(64):016x}"
 
 
 class PredictionSink(Protocol):
