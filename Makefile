@@ -7,6 +7,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := .tools/bin/uv
 export UV_PYTHON_DOWNLOADS := never
+# Tests start programs by the hundred: each is to find what was compiled before.
+unexport PYTHONDONTWRITEBYTECODE
 PARTS := contract app operator cli tests/support
 LOCKED := $(addsuffix /pyproject.toml,. $(PARTS))
 
