@@ -35,7 +35,9 @@ class Rig:
     def answer(self) -> float:
         """The first replica's answer to 1."""
         replica = next(iter(self.machine.replicas.values()))
-        return float(replica.predict(self.model, [[1.0]]).json()["predictions"][0][0])
+        answer = replica.predict(self.model, [[1.0]])
+        assert answer.status_code == 200, answer.text
+        return float(answer.json()["predictions"][0][0])
 
     def retire(self) -> None:
         """Gives the memory of the test's model back."""
@@ -115,6 +117,8 @@ def test_without_a_fetcher_it_is_not_started_and_with_one_it_goes_live(fetching,
     rig.machine.apply(rig.machine.document(rig.model, 1, read_manifest(
         affine_tflite(rig.machine.models, rig.model, 1, 2.0, 0.0)).digest))  # fmt: skip
     rig.machine.wait_for_phase(rig.name(1), "Serving")
+    # The operator doesn't wait for a replica that comes after the commit.
+    wait_until("both replicas serve it", lambda: all(each.ready() for each in rig.machine.replicas.values()))
     name = fetching.apply(rig, 2, fetching.publish(rig, 2))
     fetching.wait_for(name, "Fetched", "False", "NoFetcher")
     said = "spec.artifact.uri is https://, and on replica-1, replica-2 there is no fetcher"
