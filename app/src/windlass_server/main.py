@@ -19,7 +19,7 @@ from windlass_server.api.access import ApiKeys, KeyFileError
 from windlass_server.connections import ConnectionLimits, Connections
 from windlass_server.garbage import collect_by_the_clock
 from windlass_server.hosting.confinement import hide_from_others
-from windlass_server.hosting.cpus import available_cpus, loading_cpus
+from windlass_server.hosting.cpus import available_cpus, cpus_beside_requests, loading_cpus
 from windlass_server.hosting.image_decoder import DecoderSettings, ImageDecoder
 from windlass_server.hosting.json_helpers import JsonHelpers, JsonSettings
 from windlass_server.hosting.launcher import Launcher, LauncherError
@@ -281,6 +281,7 @@ def resident_settings(settings: Settings, room: Room) -> ResidentSettings:
         load_deadline=settings.load_deadline,
         threads=settings.threads or available_cpus(),
         preparing_cpus=settings.loading_cpus or loading_cpus(),
+        preparing_cpus_beside_requests=settings.loading_cpus or cpus_beside_requests(),
         max_batch_size=settings.max_batch_size,
         room=room,
         allow_operations=frozenset(settings.allow_operation),

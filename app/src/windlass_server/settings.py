@@ -99,8 +99,8 @@ class Settings(BaseSettings):
     loading_cpus: Annotated[float, Field(gt=0, le=256)] | None = Field(
         None,
         description="processors' worth of time for a version that is prepared beside one that serves, e.g. 0.25: the "
-        "less, the longer it takes and the less requests feel of it (default: a quarter of a CPU quota; without one "
-        "what its low priority leaves it)",
+        "less, the longer it takes and the less requests feel of it (default: a quarter of a CPU quota; without one, "
+        "while requests come, an eighth of all processors, and at least 0.25)",
     )
     max_batch_size: Annotated[int, Field(ge=1, le=MOST_ROWS)] = Field(
         MOST_ROWS,

@@ -40,17 +40,19 @@ class Worker:
 
 
 @pytest.mark.parametrize(
-    ("busy", "share", "within", "starves"),
+    ("busy", "share", "cpus", "within", "starves"),
     [
-        (True, 0.0, 60, True),
-        (True, 0.01, 60, True),
-        (True, 0.5, 60, False),
-        (False, 0.0, 60, False),  # its files are verified meanwhile, which isn't its work
-        (True, 0.5, 0.1, True),  # it would miss its deadline
+        (True, 0.0, None, 60, True),
+        (True, 0.01, None, 60, True),
+        (True, 0.5, None, 60, False),
+        (True, 0.05, 0.05, 60, False),  # all that it may have
+        (True, 0.001, 0.05, 60, True),
+        (False, 0.0, None, 60, False),  # its files are verified meanwhile, which isn't its work
+        (True, 0.5, None, 0.1, True),  # it would miss its deadline
     ],
 )
 def test_who_has_work_and_gets_no_processor_starves(
-    monkeypatch: pytest.MonkeyPatch, busy: bool, share: float, within: float, starves: bool
+    monkeypatch: pytest.MonkeyPatch, busy: bool, share: float, cpus: float | None, within: float, starves: bool
 ) -> None:
     monkeypatch.setattr(starving, "LOOK_SECONDS", LOOK)
 
@@ -66,7 +68,7 @@ def test_who_has_work_and_gets_no_processor_starves(
             return "done"
 
         try:
-            return await unless_starved(work(), Worker(busy=busy, share=share), within)
+            return await unless_starved(work(), Worker(busy=busy, share=share), cpus, within)
         except StarvedError:
             assert cancelled.is_set()
             return "starved"
@@ -79,7 +81,16 @@ def test_what_goes_wrong_with_the_work_is_told() -> None:
         raise KeyError("x")
 
     with pytest.raises(KeyError):
-        asyncio.run(unless_starved(work(), Worker(busy=False, share=1), 60))
+        asyncio.run(unless_starved(work(), Worker(busy=False, share=1), None, 60))
+
+
+ROW = {"x": np.ones((1, 1), np.float32)}
+IMAGE = {"x": np.zeros((1, 96, 96, 3), np.uint8)}
+
+
+async def asked(resident: Resident, inputs: dict[str, Any] = ROW) -> None:
+    """Somebody is served, and not to feel what comes next."""
+    await resident.infer("serving_default", inputs, timeout=30)
 
 
 def policies(pid: int) -> set[int]:
@@ -104,16 +115,16 @@ def test_a_version_that_was_prepared_when_idle_serves_at_the_priority_of_any_oth
         residents.append(make_resident("m", version))
         run(residents[-1].prepare())
         assert residents[-1].state is VersionState.PREPARED
-    x = np.ones((1, 1), np.float32)
-    run(residents[1].infer("serving_default", {"x": x}, timeout=30))
+        run(asked(residents[-1]))
     assert policies(pid_of(residents[1])) == {os.SCHED_OTHER}
 
 
-def test_while_one_serves_the_next_one_is_loaded_when_idle(run: Run, make_resident: Make, tmp_path: Path) -> None:
+def test_while_one_is_asked_the_next_one_is_loaded_when_idle(run: Run, make_resident: Make, tmp_path: Path) -> None:
     models.affine(tmp_path, "m", 1, 2, 1)
     models.affine(tmp_path, "m", 2, 2, 1, load_seconds=2)
-    run(make_resident("m", 1).prepare())
-    following = make_resident("m", 2)
+    first, following = make_resident("m", 1), make_resident("m", 2)
+    run(first.prepare())
+    run(asked(first))
 
     async def main() -> set[int]:
         preparing = asyncio.create_task(following.prepare())
@@ -144,8 +155,9 @@ def test_where_requests_leave_no_processor_a_version_gets_ready_all_the_same(
 ) -> None:
     for version in (1, 2):
         models.network(tmp_path, "m", version, version)
-    run(make_resident("m", 1).prepare())
-    following = make_resident("m", 2)
+    first, following = make_resident("m", 1), make_resident("m", 2)
+    run(first.prepare())
+    run(asked(first, IMAGE))
     with no_processor_left(), caplog.at_level("INFO"):
         run(following.prepare())
     assert following.state is VersionState.PREPARED

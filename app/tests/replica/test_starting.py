@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from windlass_server import command_line
-from windlass_server.hosting.cpus import available_cpus, loading_cpus
+from windlass_server.hosting.cpus import available_cpus, cpus_beside_requests, loading_cpus
 from windlass_server.hosting.launcher import Launcher, LauncherError
 from windlass_server.hosting.likely_runtime import likely_runtime
 from windlass_server.hosting.memory import Room
@@ -81,10 +81,10 @@ def test_wrong_settings_are_named_by_flag_and_variable(capsys, arguments, told):
 def test_what_a_version_is_given_follows_the_processors_unless_it_is_set():
     def given(*arguments: str):
         made = resident_settings(command_line.parse(arguments), Room(0))
-        return made.threads, made.preparing_cpus, made.max_batch_size
+        return made.threads, made.preparing_cpus, made.preparing_cpus_beside_requests, made.max_batch_size
 
-    assert given() == (available_cpus(), loading_cpus(), 32)
-    assert given("--threads", "3", "--loading-cpus", "0.25", "--max-batch-size", "1") == (3, 0.25, 1)
+    assert given() == (available_cpus(), loading_cpus(), cpus_beside_requests(), 32)
+    assert given("--threads", "3", "--loading-cpus", "0.5", "--max-batch-size", "1") == (3, 0.5, 0.5, 1)
 
 
 def test_state_has_a_place_of_its_own_per_replica(monkeypatch):

@@ -69,6 +69,8 @@ class Asking:
         self._queue: deque[Asked] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._due = float("inf")
+        self.last_sent = 0.0
+        """When the worker was sent its newest request, by `time.monotonic`."""
 
     @property
     def oldest_seconds(self) -> float:
@@ -100,7 +102,7 @@ class Asking:
             asked.fail(error)
         else:
             self._places -= 1
-            self._sent[asked] = asked.sent = time.monotonic()
+            self._sent[asked] = asked.sent = self.last_sent = time.monotonic()
         asked.tensors = None
 
     def _answered(self, asked: Asked, outcome: Outcome) -> None:

@@ -22,6 +22,18 @@ LOADING_SHARE = 0.25
 """Of a quota: what a version may use that is being prepared beside one that serves."""
 
 
+SHARE_BESIDE_REQUESTS = 0.125
+"""Of all processors, where there is no quota: what a version may use that is being prepared while another is asked.
+There may be idle ones for more; but the more of them are in use, for whatever, the less the kernel looks for another
+one for a thread that it wakes up."""
+LEAST_BESIDE_REQUESTS = 0.25
+
+
+def cpus_beside_requests() -> float:
+    """Processors' worth of time for what is being prepared while requests are answered."""
+    return max(LEAST_BESIDE_REQUESTS, len(os.sched_getaffinity(0)) * SHARE_BESIDE_REQUESTS)
+
+
 def loading_cpus() -> float | None:
     """Processors' worth of time for what is being prepared beside what serves; None: any, since there is no quota that
     it could use up, and its low priority does."""

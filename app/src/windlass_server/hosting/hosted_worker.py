@@ -15,7 +15,7 @@ from windlass_server.hosting.asking import Asked, Asking
 from windlass_server.hosting.batch_sizes import MOST_ROWS
 from windlass_server.hosting.channel import Answer, WorkerChannel
 from windlass_server.hosting.confinement import lacking
-from windlass_server.hosting.cpus import available_cpus, loading_cpus
+from windlass_server.hosting.cpus import available_cpus, cpus_beside_requests, loading_cpus
 from windlass_server.hosting.launcher import Launcher, LauncherError, WorkerExit, WorkerProcess
 from windlass_server.hosting.memory import Room, own_bytes
 from windlass_server.hosting.processes import processor_seconds
@@ -38,7 +38,9 @@ class ResidentSettings:
     max_batch_size: int = MOST_ROWS
     """Of one row each that it runs together at most."""
     preparing_cpus: float | None = field(default_factory=loading_cpus)
-    """Processors' worth of time for a version that is prepared while another serves; None: any."""
+    """Processors' worth of time for a version that is prepared while another serves; None: any, but the next."""
+    preparing_cpus_beside_requests: float = field(default_factory=cpus_beside_requests)
+    """The same for one that is prepared while requests come to another."""
     max_request_bytes: int = 256 * 1024 * 1024
     max_answer_bytes: int = 256 * 1024 * 1024
     """The tensors of one request, and of one answer."""
@@ -210,7 +212,7 @@ class HostedWorker:
 
     def set_free(self) -> None:
         """It serves from now on."""
-        self._process.set_free()
+        self._process.set_free(lambda: self._asking.last_sent)
 
     def kill(self, reason: str) -> None:
         """Ends it now; `reason` is said of its end."""

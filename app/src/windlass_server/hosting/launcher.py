@@ -15,7 +15,8 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from windlass_server.hosting.processes import receive_message, send_message
 _log = logging.getLogger(__name__)
 
 _END_GRACE_SECONDS = 5
+_OF_LATE_SECONDS = 10.0
+"""Clients that ask now and then are to be spared, too."""
 
 
 class LauncherError(Exception):
@@ -78,9 +81,10 @@ class WorkerProcess:
         if not self.exited.done():
             self._launcher.let_go(self.id)
 
-    def set_free(self) -> None:
-        """It answers requests from now on, and may use as much of the processors as it needs."""
-        self._launcher.set_free(self.id)
+    def set_free(self, last_asked: Callable[[], float]) -> None:
+        """It answers requests from now on, and may use as much of the processors as it needs. `last_asked`: when the
+        newest came to it, by `time.monotonic`."""
+        self._launcher.set_free(self.id, last_asked)
 
     def kill(self) -> None:
         """Ends it now, by SIGKILL; `exited` says when. Harmless when it has ended."""
@@ -114,7 +118,8 @@ class Launcher:
         self.confinement: dict[str, str] = {}
         """What workers are denied by the kernel, as the newest said: measure to `in force`, or why it isn't."""
         self._ready: dict[str, asyncio.Future[None]] = {}
-        self._serving: set[int] = set()
+        self._serving: dict[int, Callable[[], float]] = {}
+        """When each worker that answers requests was asked last."""
         self.preparing = asyncio.Lock()
         """Held while a worker is loaded anew after a crash: one load at a time, so that loads don't add up."""
 
@@ -122,6 +127,12 @@ class Launcher:
     def serves(self) -> bool:
         """Whether a worker answers requests, so that others have to leave it enough of the processors."""
         return bool(self._serving)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether such a worker was asked of late."""
+        since = time.monotonic() - _OF_LATE_SECONDS
+        return any(last_asked() > since for last_asked in self._serving.values())
 
     @property
     def pid(self) -> int | None:
@@ -230,10 +241,10 @@ class Launcher:
             raise
         return WorkerProcess(identity, pid, ours, birth.exited, output, self)
 
-    def set_free(self, identity: int) -> None:
-        """A worker answers requests from now on."""
+    def set_free(self, identity: int, last_asked: Callable[[], float]) -> None:
+        """A worker answers requests from now on; see `WorkerProcess`."""
         if identity in self._births:
-            self._serving.add(identity)
+            self._serving[identity] = last_asked
             self.let_go(identity)
 
     def let_go(self, identity: int) -> None:
@@ -298,7 +309,7 @@ class Launcher:
                 birth.exited.set_result(WorkerExit(None))
             case "exited":
                 birth = self._births.pop(message["id"])
-                self._serving.discard(message["id"])
+                self._serving.pop(message["id"], None)
                 birth.exited.set_result(WorkerExit.of_status(message["status"]))
 
     def _template_gone(self, runtime: str) -> None:

@@ -117,8 +117,8 @@ class Preparation:
             raise
 
     async def _bring_up_gently(self, artifact: Artifact, tested_before: bool) -> HostedWorker:
-        """While another version serves, this one takes what is left over; all the same it has to become ready."""
-        if tested_before or not self._launcher.serves:
+        """While requests come to another version, this one takes what they leave; all the same it has to get ready."""
+        if tested_before or not self._launcher.is_asked:
             return await self._bring_up(artifact, tested_before)
         before = list(self.found.gates)
         try:
@@ -136,17 +136,20 @@ class Preparation:
 
     async def _bring_up(self, artifact: Artifact, tested_before: bool, *, when_idle: bool = False) -> HostedWorker:
         """Raises `StarvedError` too, if it is to be done `when_idle`."""
-        worker = await self._start(artifact, when_idle=when_idle)
+        cpus = self._cpus
+        if when_idle and cpus is None:
+            cpus = self._settings.preparing_cpus_beside_requests
+        worker = await self._start(artifact, cpus, when_idle=when_idle)
         self.worker = worker
         # One that could answer before is no candidate: the kernel has no reason to choose it first.
         undo = None if tested_before else kill_first(worker.pid)
         # A large model isn't to miss its deadline for being held to its share.
-        going = asyncio.get_running_loop().call_later(self._settings.load_deadline / 2, worker.let_go)
+        deadline = self._settings.load_deadline
+        going = asyncio.get_running_loop().call_later(deadline / 2, worker.let_go)
         try:
-            async with asyncio.timeout(self._settings.load_deadline):
+            async with asyncio.timeout(deadline):
                 proving = self._prove(worker, artifact.manifest, tested_before)
-                # A large model isn't to miss its deadline for having waited for its turn.
-                await (unless_starved(proving, worker, self._settings.load_deadline / 2) if when_idle else proving)
+                await (unless_starved(proving, worker, cpus, 3 / 4 * deadline) if when_idle else proving)
         except WorkerDownError:
             end = await worker.ended()
             await worker.end(0)
@@ -161,7 +164,7 @@ class Preparation:
             raise PreparationError(
                 self._gate(),
                 Reason.LOAD_DEADLINE_EXCEEDED,
-                f"it was not ready {self._settings.load_deadline:g} s after its worker's start, but still "
+                f"it was not ready {deadline:g} s after its worker's start, but still "
                 f"{self.found.state.value}; it is tried again. A longer load deadline gives it more time",
             ) from None
         except BaseException:
@@ -246,12 +249,12 @@ class Preparation:
         if missing is not None:
             raise PreparationError(Gate.LOAD, Reason.WONT_FIT, missing)
 
-    async def _start(self, artifact: Artifact, *, when_idle: bool) -> HostedWorker:
+    async def _start(self, artifact: Artifact, cpus: float | None, *, when_idle: bool) -> HostedWorker:
         runtime = RUNTIME_OF[artifact.manifest.format]
         context = {"model": self._spec.model, "version": self._spec.version}
         try:
             return await HostedWorker.start(
-                self._launcher, runtime, self._spec.path, self._settings, context, self._cpus, when_idle=when_idle
+                self._launcher, runtime, self._spec.path, self._settings, context, cpus, when_idle=when_idle
             )
         except (LauncherError, WorkerDownError) as error:
             # No byte of the model was looked at yet.

@@ -13,8 +13,8 @@ from typing import Protocol, TypeVar
 
 LOOK_SECONDS = 1.0
 LEAST_SHARE = 0.1
-"""Of a processor, over one look. A load that waits for its disk takes as little; to start that anew costs little too,
-since what it has read is in memory by then."""
+"""Of a processor, or of what it is held to, over one look. A load that waits for its disk takes as little; to start
+that anew costs little too, since what it has read is in memory by then."""
 
 T = TypeVar("T")
 
@@ -37,9 +37,11 @@ class Watched(Protocol):
         ...
 
 
-async def unless_starved(work: Awaitable[T], worker: Watched, within: float) -> T:
+async def unless_starved(work: Awaitable[T], worker: Watched, cpus: float | None, within: float) -> T:
     """What `work` gives, which asks the worker for one thing after another. Raises `StarvedError`, with `work`
-    cancelled, when the worker had something to do all through a look and hardly ran, or after `within` seconds."""
+    cancelled, when the worker had something to do all through a look and hardly ran, or after `within` seconds.
+    `cpus`: how many processors' worth of time it is held to."""
+    least = LEAST_SHARE * min(1.0, cpus if cpus is not None else 1.0)
     doing = asyncio.ensure_future(work)
     begun = time.monotonic()
     used = worker.processor_seconds
@@ -51,7 +53,7 @@ async def unless_starved(work: Awaitable[T], worker: Watched, within: float) -> 
                 return await doing
             now = time.monotonic()
             before, used = used, worker.processor_seconds
-            if worker.oldest_seconds >= now - looked and used - before < LEAST_SHARE * (now - looked):
+            if worker.oldest_seconds >= now - looked and used - before < least * (now - looked):
                 raise StarvedError
             if now - begun >= within:
                 raise StarvedError
