@@ -96,6 +96,22 @@ def test_a_version_is_prepared_at_full_pace_alone_and_held_back_beside_one_that_
         assert len(states) > 5
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_without_a_quota_a_version_is_held_back_only_while_requests_come_to_another(
+    run: Run, make_resident: Callable[..., Resident], tmp_path: Path, asked: bool
+) -> None:
+    for version in (1, 2):
+        slow(tmp_path, "m", version)
+    settings = ResidentSettings(threads=2, preparing_cpus=None, preparing_cpus_beside_requests=0.2)
+    first, second = (make_resident("m", version, settings=settings) for version in (1, 2))
+    run(first.prepare())
+    if asked:
+        run(first.infer("serving_default", HALF_A_SECOND, timeout=30))
+    states, _ = run(states_during(second.prepare, second))
+    assert second.state.value == "Prepared", second.failure
+    assert ("T" in states) is asked
+
+
 def state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
@@ -143,8 +159,8 @@ async def states_during(act: Callable[[], Any], resident: Resident) -> tuple[lis
     states = []
     while not task.done():
         await asyncio.wait([task], timeout=0.02)
-        if resident.worker_pid is not None:
-            states.append(state(resident.worker_pid))
+        if (worker := resident._present_worker) is not None:
+            states.append(state(worker.pid))
     await task
     return states, time.monotonic() - began
 

@@ -132,7 +132,7 @@ def test_while_one_is_asked_the_next_one_is_loaded_when_idle(run: Run, make_resi
         while not preparing.done():
             if following.state is VersionState.LOADING and following._present_worker is not None:
                 seen |= policies(pid_of(following))
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # between two looks: the kernel tells nobody of a thread's policy
         return seen
 
     assert run(main()) == {os.SCHED_OTHER, os.SCHED_IDLE}

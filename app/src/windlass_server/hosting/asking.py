@@ -69,8 +69,8 @@ class Asking:
         self._queue: deque[Asked] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._due = float("inf")
-        self.last_sent = 0.0
-        """When the worker was sent its newest request, by `time.monotonic`."""
+        self.last_asked = 0.0
+        """When the worker was sent the newest request that has a deadline, which is a client's: by `time.monotonic`."""
 
     @property
     def oldest_seconds(self) -> float:
@@ -102,7 +102,9 @@ class Asking:
             asked.fail(error)
         else:
             self._places -= 1
-            self._sent[asked] = asked.sent = self.last_sent = time.monotonic()
+            self._sent[asked] = asked.sent = time.monotonic()
+            if asked.deadline is not None:
+                self.last_asked = asked.sent
         asked.tensors = None
 
     def _answered(self, asked: Asked, outcome: Outcome) -> None:

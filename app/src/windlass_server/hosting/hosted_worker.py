@@ -212,7 +212,7 @@ class HostedWorker:
 
     def set_free(self) -> None:
         """It serves from now on."""
-        self._process.set_free(lambda: self._asking.last_sent)
+        self._process.set_free(lambda: self._asking.last_asked)
 
     def kill(self, reason: str) -> None:
         """Ends it now; `reason` is said of its end."""
