@@ -121,6 +121,8 @@ def test_a_typing_error_is_remembered_over_a_restart(stage: Any, workspace: Any,
     operator = stage.operator()
     operator.await_said("file.refused", file="m-1.yaml")
     until(lambda: 'windlass_operator_server_frozen{server="cats"} 1.0' in operator.health("/metrics")[1])
+    # Each server has its own worker: this one may not have looked yet.
+    until(lambda: 'windlass_operator_server_frozen{server="dogs"}' in operator.health("/metrics")[1])
     assert 'windlass_operator_server_frozen{server="dogs"} 0.0' in operator.health("/metrics")[1]
     assert workspace.committed() == 1
 
