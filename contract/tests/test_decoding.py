@@ -80,7 +80,7 @@ def test_json_that_is_refused(text: str, words: str) -> None:
     ("text", "words"),
     [
         ("a: [", "it is not YAML"),
-        ("a: b: c", "mapping values are not allowed here at line 1, column 5"),
+        ("a: b: c", "mapping values are not allowed in this context at line 1, column 5"),
         ("a:\n\t- b", "it is not YAML"),
         ("a: 1\nb: 2\na: 3", "the key 'a' is given twice at line 3, column 1"),
         ("a: {b: 1, 'b': 2}", "the key 'b' is given twice"),

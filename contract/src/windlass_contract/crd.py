@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
-
 from .described import json_schema
-from .document import Document
+from .document import Document, dump_yaml
 from .identifiers import GROUP
 from .model_version import ModelVersionSpec, ModelVersionStatus
 
@@ -89,7 +87,7 @@ def definition() -> dict[str, Any]:
 def as_yaml() -> str:
     """The CRD as a file. Raises `ValueError` when it has become too large to be applied."""
     head = "# Generated from the contract's models by `make schemas`; edits are lost.\n"
-    text = head + yaml.safe_dump(definition(), sort_keys=False, allow_unicode=True, width=120)
+    text = head + dump_yaml(definition())
     if len(text.encode()) >= MAX_BYTES:
         raise ValueError(
             f"the CRD has {len(text.encode())} bytes; at most {MAX_BYTES} are allowed: shorten descriptions"

@@ -14,6 +14,12 @@ from pydantic.alias_generators import to_camel
 
 from .wording import field_of, remedy, shown
 
+try:  # ten times as fast; PyYAML's wheels have them, a build of one's own may lack the C library
+    from yaml import CSafeDumper as SafeDumper
+    from yaml import CSafeLoader as SafeLoader
+except ImportError:
+    from yaml import SafeDumper, SafeLoader  # type: ignore[assignment]
+
 MAX_DEPTH = 64
 """Levels of lists and mappings in a document."""
 _MAX_LISTED = 20
@@ -121,7 +127,7 @@ def load_yaml(data: bytes | str, source: str, max_bytes: int = 1024 * 1024) -> A
     _check_size(data, source, max_bytes)
     try:
         depth = 0
-        for token in yaml.scan(data, Loader=yaml.SafeLoader):
+        for token in yaml.scan(data, Loader=SafeLoader):
             line = token.start_mark.line + 1
             if isinstance(token, yaml.AliasToken):
                 raise DocumentError(
@@ -140,7 +146,12 @@ def load_yaml(data: bytes | str, source: str, max_bytes: int = 1024 * 1024) -> A
         raise DocumentError(source, [Problem("", "", f"it is not YAML ({reason})")]) from error
 
 
-class _YamlLoader(yaml.SafeLoader):
+def dump_yaml(value: Any) -> str:
+    """Plain values as a YAML document, keys in their order."""
+    return str(yaml.dump(value, Dumper=SafeDumper, sort_keys=False, allow_unicode=True, width=120))
+
+
+class _YamlLoader(SafeLoader):
     """Refuses what hides an error: a key given twice (the last would win), and numbers that JSON hasn't."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

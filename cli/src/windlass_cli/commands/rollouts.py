@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.live import Live
 
 from windlass_cli.errors import UserError
@@ -21,6 +20,7 @@ from windlass_cli.terminal import err, out, screen
 from windlass_cli.views import words
 from windlass_cli.views.tables import description, versions_table
 from windlass_cli.views.tree import live_view
+from windlass_contract.document import dump_yaml
 
 from .options import server_name
 
@@ -235,4 +235,4 @@ def _print_document(value: Any, output: Output) -> None:
     if output is Output.JSON:
         typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
     else:
-        typer.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), nl=False)
+        typer.echo(dump_yaml(value), nl=False)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import yaml
-
 from windlass_cli.errors import UserError
-from windlass_contract.document import DocumentError, load_json
+from windlass_contract.document import DocumentError, dump_yaml, load_json
 from windlass_contract.identifiers import API_VERSION
 from windlass_contract.model_version import ModelVersion
 from windlass_contract.samples import MAX_SAMPLES_BYTES, AcceptanceSamples
@@ -46,7 +44,7 @@ def model_version_text(
         ModelVersion.parse(document, "the ModelVersion")
     except DocumentError as error:
         raise UserError(str(error)) from error
-    return yaml.safe_dump(document, sort_keys=False)
+    return dump_yaml(document)
 
 
 def check_samples(path: Path, signature_inputs: dict[str, list[str]]) -> str:

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeGuard
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from windlass_cli.errors import UserError
 from windlass_cli.packing.folder import write_file
 from windlass_contract.decision import DECISION_SUFFIX, Decision
-from windlass_contract.document import DocumentError, load_yaml
+from windlass_contract.document import DocumentError, dump_yaml, load_yaml
 from windlass_contract.identifiers import ObjectName
 from windlass_contract.model_version import ModelVersion, ModelVersionStatus
 from windlass_contract.record import ServerState
@@ -87,7 +86,7 @@ class DirectorySource:
     def decide(self, decision: Decision) -> str:
         """See `Source`."""
         path = self._directory / f"{decision.metadata.name}.{decision.spec.id}{DECISION_SUFFIX}"
-        write_file(path, yaml.safe_dump(decision.to_dict(), sort_keys=False))
+        write_file(path, dump_yaml(decision.to_dict()))
         return str(path)
 
     def _versions(self) -> Iterator[SeenVersion]:

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-import yaml
-
-from windlass_contract.document import DocumentError, load_yaml
+from windlass_contract.document import DocumentError, dump_yaml, load_yaml
 from windlass_contract.identifiers import API_VERSION
 from windlass_contract.model_version import ModelVersionStatus
 from windlass_operator.driving.people import with_transition_times
@@ -87,4 +85,4 @@ def render(name: str, status: ModelVersionStatus) -> bytes:
         "metadata": {"name": name},
         "status": status.model_dump(mode="json", by_alias=True, exclude_none=True),
     }
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=120).encode()
+    return dump_yaml(value).encode()

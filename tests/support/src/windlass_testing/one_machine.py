@@ -20,6 +20,7 @@ import httpx
 import yaml
 
 from windlass_contract.control import CONTROL_PORT, OPERATOR_METRICS_PORT, SERVER_METRICS_PORT, SERVER_PORT
+from windlass_contract.document import load_yaml
 
 BIN = Path(sys.executable).parent
 
@@ -236,7 +237,7 @@ class OneMachine:
         # measured meanwhile.
         stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
         if self._statuses.get(name, (None,))[0] != stamp:
-            self._statuses[name] = stamp, (yaml.safe_load(path.read_text()) or {}).get("status", {})
+            self._statuses[name] = stamp, (load_yaml(path.read_bytes(), path.name) or {}).get("status", {})
         return copy.deepcopy(self._statuses[name][1])
 
     def condition(self, name: str, kind: str) -> dict[str, Any]:
