@@ -142,7 +142,7 @@ def _save(tf: Any, folder: Path, name: str, model: Any, sample: NDArray[Any]) ->
     (lite / "model.tflite").write_bytes(_to_litert(tf, serve.get_concrete_function(), output))
     answer: NDArray[Any] = serve(tf.constant(sample))[output].numpy()
     given: dict[str, Any] = {"parity": {"serving_default": ({"x": sample[:2]}, {output: answer[:2]})}}
-    given |= {"image": IMAGE} if name == "cnn" else {}
+    given |= {"image": IMAGE, "warmup_batch_sizes": (1, IMAGES)} if name == "cnn" else {}
     write_manifest(saved, name, 1, {"serving_default": signature}, **given)
     write_manifest(lite, name, 1, {"serving_default": signature}, format=ModelFormat.TFLITE, **given)
     model.save(folder / "keras" / f"{name}.keras")

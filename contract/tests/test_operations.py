@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from windlass_contract.manifest import ModelFormat
 from windlass_contract.operations import Forbidden, describe, forbidden_operations, operation_list
-from windlass_contract.tflite_operators import custom_operators
+from windlass_contract.tflite_operators import builtin_operators, custom_operators
 from windlass_contract.wire import fields
 
 
@@ -221,8 +221,9 @@ def test_whatever_the_bytes_the_walker_ends_with_fields_in_bounds_or_a_value_err
 
 @given(st.binary(max_size=200))
 def test_whatever_the_bytes_of_a_tflite_file_it_is_read_or_a_value_error(content: bytes) -> None:
-    with contextlib.suppress(ValueError):
-        custom_operators(memoryview(b"\x08\0\0\0TFL3" + content))
+    for read in (custom_operators, builtin_operators):
+        with contextlib.suppress(ValueError):
+            read(memoryview(b"\x08\0\0\0TFL3" + content))
 
 
 def test_the_custom_operators_of_a_tflite_file_are_found(tmp_path: Path) -> None:
@@ -237,6 +238,7 @@ def test_the_custom_operators_of_a_tflite_file_are_found(tmp_path: Path) -> None
     struct.pack_into("<I10s", data, 80, 10, b"FlexReadFi")
     (tmp_path / "model.tflite").write_bytes(bytes(data))
     assert custom_operators(memoryview(bytes(data))) == ["FlexReadFi"]
+    assert builtin_operators(memoryview(bytes(data))) == {32}
     assert [use.operation for use in forbidden_operations(tmp_path, ModelFormat.TFLITE)] == ["FlexReadFi"]
     assert forbidden_operations(tmp_path, ModelFormat.TFLITE, ["FlexReadFi"]) == []
 

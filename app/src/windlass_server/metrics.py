@@ -146,12 +146,18 @@ class _Replica(Collector):
             "One-row requests that the version's worker runs together at most; 1: none",
             labels=by_version,
         )
+        slices = GaugeMetricFamily(
+            "windlass_version_slice_rows",
+            "Rows of a large request that the version's worker runs at a time; 0: all of them",
+            labels=by_version,
+        )
         threads = GaugeMetricFamily(
             "windlass_version_threads", "Requests that the version's worker runs at a time", labels=by_version
         )
         for key, slot in self._host.slots.items():
             if slot.resident is not None and slot.resident.state is VersionState.PREPARED:
                 batch.add_metric([key.model, str(key.version)], slot.resident.max_batch_size)
+                slices.add_metric([key.model, str(key.version)], slot.resident.slice_rows)
                 threads.add_metric([key.model, str(key.version)], slot.resident.threads)
         breaker = GaugeMetricFamily(
             "windlass_breaker_open", "1: the version failed too often, and its traffic is taken away", labels=by_version
@@ -159,7 +165,7 @@ class _Replica(Collector):
         opened = {(key.model, str(key.version)) for key in self._host.open_breakers}
         for names in {(key.model, str(key.version)) for key in self._host.slots}:
             breaker.add_metric(names, float(names in opened))
-        yield from (state, weight, memory, restarts, lagging, batch, threads, breaker)
+        yield from (state, weight, memory, restarts, lagging, batch, slices, threads, breaker)
 
     def _answers(self) -> Iterator[Metric]:
         by_version = ["model", "version"]

@@ -18,7 +18,7 @@ from windlass_contract.health import HEALTH
 from windlass_contract.identifiers import Revision, ServerName
 from windlass_server.api.cors import check_origin
 from windlass_server.api.limits import Limits
-from windlass_server.hosting.batch_sizes import MOST_ROWS
+from windlass_server.hosting.batch_sizes import MOST_ROWS, SLICE_ROWS
 
 ENV_PREFIX = "WINDLASS_"
 UNMANAGED_SERVER = "default"
@@ -106,6 +106,11 @@ class Settings(BaseSettings):
         MOST_ROWS,
         description="one-row requests that are run together at most, where the version was seen to gain by it and "
         "their answers not to depend on it; a power of two, the next lower one is used; 1: none are",
+    )
+    slice_rows: Annotated[int, Field(ge=0, le=4096)] = Field(
+        SLICE_ROWS,
+        description="rows of a large request that are run at a time, where the version was seen to take no longer so, "
+        "with the same answers; it is tried with the largest of its warm-up batch sizes; 0: all rows in one run",
     )
     request_deadline: Seconds = Field(30.0, description="seconds from a request's admission to its answer, else 504")
     load_deadline: Seconds = Field(

@@ -76,6 +76,30 @@ def test_among_many_at_once_each_gets_its_own_answer_and_the_bad_ones_theirs(
     run(main())
 
 
+@pytest.mark.parametrize("kind", ["dense", "centred", "branching", "counting"])
+def test_a_large_request_s_answer_is_the_model_s_own(run: Run, make_resident: Make, tmp_path: Path, kind: str) -> None:
+    models.rowwise(tmp_path, "m", 1, kind, warmup_batch_sizes=(1, 32))
+    models.rowwise(tmp_path, "whole", 1, kind, warmup_batch_sizes=(1, 32))
+    resident = make_resident("m")
+    whole = make_resident("whole", settings=ResidentSettings(threads=2, slice_rows=0))
+
+    async def main() -> None:
+        for each in (resident, whole):
+            await each.prepare()
+            assert each.state is VersionState.PREPARED
+        assert whole.slice_rows == 0
+        if kind != "dense":
+            assert resident.slice_rows == 0
+        found, expected = [
+            (await each.infer("serving_default", {"x": ROWS}, timeout=30))["y"] for each in (resident, whole)
+        ]
+        if kind == "counting":
+            return
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+    run(main())
+
+
 def test_where_the_setting_says_so_none_are_run_together(run: Run, make_resident: Make, tmp_path: Path) -> None:
     models.rowwise(tmp_path, "m", 1, "dense")
     residents = [make_resident("m", settings=ResidentSettings(threads=2, max_batch_size=most)) for most in (1, 5)]

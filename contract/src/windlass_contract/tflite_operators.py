@@ -1,4 +1,4 @@
-"""The custom operators of a TFLite file, read without LiteRT.
+"""The operators of a TFLite file, read without LiteRT.
 
 The file is a FlatBuffer: tables whose fields are found by offsets, each of which is checked before it is followed.
 """
@@ -6,6 +6,7 @@ The file is a FlatBuffer: tables whose fields are found by offsets, each of whic
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 _IDENTIFIER = b"TFL3"
 _OPERATOR_CODES = 1  # field of Model
@@ -19,19 +20,28 @@ def custom_operators(data: memoryview) -> list[str]:
     """Names of the custom operators that the file declares (Flex operators are called `Flex…`); sorted, each once.
     Raises `ValueError` for what is no TFLite file, and for one whose weights are in other files."""
     try:
-        return _custom_operators(data)
+        return sorted({_string(data, code, _CUSTOM_CODE) for code in _codes(data) if _builtin(data, code) == _CUSTOM})
     except struct.error:
         raise ValueError("an offset leads out of the file") from None
 
 
-def _custom_operators(data: memoryview) -> list[str]:
+def builtin_operators(data: memoryview) -> frozenset[int]:
+    """Their numbers, as `BuiltinOperator` of TensorFlow's schema.fbs has them; 32 stands for all custom ones. Raises as
+    `custom_operators`."""
+    try:
+        return frozenset(_builtin(data, code) for code in _codes(data))
+    except struct.error:
+        raise ValueError("an offset leads out of the file") from None
+
+
+def _codes(data: memoryview) -> Iterator[int]:
+    """Where the OperatorCodes are."""
     if bytes(data[4:8]) != _IDENTIFIER:
         raise ValueError("it is no TFLite file: the identifier TFL3 is missing")
     model = _indirect(data, 0)
     for number in range(_KNOWN_MODEL_FIELDS, _field_count(data, model)):
         if _field(data, model, number):
             raise ValueError("it keeps weights in other files; convert it into one file")
-    found = set()
     position = _field(data, model, _OPERATOR_CODES)
     if position:
         vector = _indirect(data, position)
@@ -39,10 +49,13 @@ def _custom_operators(data: memoryview) -> list[str]:
         if count > _MAX_OPERATOR_CODES:
             raise ValueError(f"it declares {count} operators; at most {_MAX_OPERATOR_CODES} are read")
         for index in range(count):
-            code = _indirect(data, vector + 4 + 4 * index)
-            if _CUSTOM in (_number(data, code, _DEPRECATED_BUILTIN, "<b"), _number(data, code, _BUILTIN, "<i")):
-                found.add(_string(data, code, _CUSTOM_CODE))
-    return sorted(found)
+            yield _indirect(data, vector + 4 + 4 * index)
+
+
+def _builtin(data: memoryview, code: int) -> int:
+    """The older field holds what fits into a byte, and else a number that stands for the newer one."""
+    older, newer = _number(data, code, _DEPRECATED_BUILTIN, "<b"), _number(data, code, _BUILTIN, "<i")
+    return _CUSTOM if _CUSTOM in (older, newer) else max(older, newer)
 
 
 def _indirect(data: memoryview, position: int) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 MOST_ROWS = 32
+SLICE_ROWS = 8
+"""Of a request with many rows, where nothing else is said."""
 SIZES = (1, 2, 4, 8, 16, 32)
 """Of batches."""
 

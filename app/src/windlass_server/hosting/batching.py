@@ -42,27 +42,31 @@ Run = Callable[[Tensors], Tensors]
 
 
 def has_rows(signature: Signature) -> bool:
-    """Whether there are rows to be run together: the first dimension of everything is open, and nothing is text."""
-    specs = [*signature.inputs.values(), *signature.outputs.values()]
-    return bool(signature.inputs) and all(_is_of_rows(spec) for spec in specs)
-
-
-def _is_of_rows(spec: TensorSpec) -> bool:
-    return (
-        spec.datatype is not DataType.BYTES
-        and spec.shape is not None
-        and spec.shape[:1] == [-1]
-        and element_count([max(size, 1) for size in spec.shape]) <= _MOST_ELEMENTS
+    """Whether there are rows: the first dimension of everything is open, and nothing is text."""
+    return bool(signature.inputs) and all(
+        spec.datatype is not DataType.BYTES and spec.shape is not None and spec.shape[:1] == [-1]
+        for spec in _specs(signature)
     )
 
 
-def random_rows(signature: Signature) -> Tensors:
-    """Rows to try a model with, each another: normally distributed numbers; of whole ones, only 0 and 1, which mean
-    something to most models."""
+def are_small(signature: Signature) -> bool:
+    """Whether rows are worth joining."""
+    return all(
+        element_count([max(size, 1) for size in spec.shape or ()]) <= _MOST_ELEMENTS for spec in _specs(signature)
+    )
+
+
+def _specs(signature: Signature) -> list[TensorSpec]:
+    return [*signature.inputs.values(), *signature.outputs.values()]
+
+
+def random_rows(signature: Signature, count: int = TRIED_ROWS) -> Tensors:
+    """So many rows to try a model with, each another: normally distributed numbers; of whole ones, only 0 and 1, which
+    mean something to most models."""
     random = np.random.default_rng(_SEED)
     rows = {}
     for name, spec in signature.inputs.items():
-        shape = [TRIED_ROWS, *(max(size, 1) for size in (spec.shape or ())[1:])]
+        shape = [count, *(max(size, 1) for size in (spec.shape or ())[1:])]
         floats = NUMPY_TYPE[spec.datatype].kind not in "biu"
         values = random.normal(size=shape) if floats else random.integers(0, 2, size=shape)
         rows[name] = values.astype(NUMPY_TYPE[spec.datatype])
@@ -92,12 +96,13 @@ def rows_are_independent(run: Run, rows: Sequence[Tensors]) -> bool:
             answers = split(run(join([rows[index] for index in company])), len(company))
         except ValueError:
             return False
-        if not all(_same(answer, alone[index]) for answer, index in zip(answers, company, strict=True)):
+        if not all(same_answers(answer, alone[index]) for answer, index in zip(answers, company, strict=True)):
             return False
     return True
 
 
-def _same(one: Tensors, other: Tensors) -> bool:
+def same_answers(one: Tensors, other: Tensors) -> bool:
+    """Within `RTOL` and `ATOL`."""
     return one.keys() == other.keys() and all(_same_tensor(one[name], other[name]) for name in one)
 
 

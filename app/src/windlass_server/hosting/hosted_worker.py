@@ -12,7 +12,7 @@ from typing import Any
 from windlass_contract.health import HEALTH
 from windlass_server.errors import Code, ServingError
 from windlass_server.hosting.asking import Asked, Asking
-from windlass_server.hosting.batch_sizes import MOST_ROWS
+from windlass_server.hosting.batch_sizes import MOST_ROWS, SLICE_ROWS
 from windlass_server.hosting.channel import Answer, WorkerChannel
 from windlass_server.hosting.confinement import lacking
 from windlass_server.hosting.cpus import available_cpus, cpus_beside_requests, loading_cpus
@@ -37,6 +37,8 @@ class ResidentSettings:
     """Requests that a worker runs at a time."""
     max_batch_size: int = MOST_ROWS
     """Of one row each that it runs together at most."""
+    slice_rows: int = SLICE_ROWS
+    """Rows of a large request that it runs at a time; 0: all of them."""
     preparing_cpus: float | None = field(default_factory=loading_cpus)
     """Processors' worth of time for a version that is prepared while another serves; None: any, but the next."""
     preparing_cpus_beside_requests: float = field(default_factory=cpus_beside_requests)
@@ -281,6 +283,7 @@ def _argument(path: Path, settings: ResidentSettings) -> dict[str, Any]:
         "path": str(path.absolute()),
         "threads": settings.threads,
         "maxBatchSize": settings.max_batch_size,
+        "sliceRows": settings.slice_rows,
         "maxRequestBytes": settings.max_request_bytes,
         "maxAnswerBytes": settings.max_answer_bytes,
     }

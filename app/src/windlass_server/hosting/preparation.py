@@ -65,6 +65,7 @@ class Findings:
     signatures: dict[str, Signature] = field(default_factory=dict)
     gates: list[GateResult] = field(default_factory=list)
     batched: set[str] = field(default_factory=set)
+    sliced: set[str] = field(default_factory=set)
     """Signatures whose one-row requests are run together when they come together."""
     memory_bytes: int | None = None
 
@@ -185,7 +186,7 @@ class Preparation:
         self._enter(VersionState.WARMING_UP)
         await self._read_parity(manifest)
         await self._warm_up(worker, manifest)
-        await self._try_batches(worker)
+        await self._try_batches(worker, manifest)
         if not tested_before:
             self._enter(VersionState.TESTING)
             await self._test_parity(worker)
@@ -347,17 +348,27 @@ class Preparation:
         statistic = f"{len(repeated)} runs"
         self._pass(Gate.WARM_UP, f"{statistic}; zeros were refused by {', '.join(refused)}" if refused else statistic)
 
-    async def _try_batches(self, worker: HostedWorker) -> None:
-        """Finds out whether requests may be run together. Whatever comes of it, the version can answer."""
+    async def _try_batches(self, worker: HostedWorker, manifest: Manifest) -> None:
+        """Finds out whether requests may be run together, and large ones in slices. It can answer in any case."""
+        # No more rows than it was warmed up with: more may need more memory than there is for it.
+        most = max(manifest.warmup_batch_sizes, default=1)
         real = {samples.signature: arrays.inputs for samples, arrays in self._parity}
         for name in self.found.signatures:
             samples = real.get(name, {})
             enough = all(tensor.ndim and len(tensor) >= batching.LEAST_ROWS for tensor in samples.values())
             rows = {key: tensor[: batching.TRIED_ROWS] for key, tensor in samples.items()} if enough else {}
-            answer, _ = await worker.call({"op": "batch", "signature": name}, rows)
+            answer, _ = await worker.call({"op": "batch", "signature": name, "rows": most}, rows)
             if answer.get("batched") is True:
                 self.found.batched.add(name)
                 _log.info("model %s: one-row requests to signature %s are run together", self._spec.model, name)
+            if answer.get("sliced") is True:
+                self.found.sliced.add(name)
+                _log.info(
+                    "model %s: large requests to signature %s are run %d rows at a time",
+                    self._spec.model,
+                    name,
+                    self._settings.slice_rows,
+                )
 
     async def _test_parity(self, worker: HostedWorker) -> None:
         for samples, arrays in self._parity:

@@ -95,6 +95,11 @@ class Resident:
         return largest_size(self._settings.max_batch_size) if self._found.batched else 1
 
     @property
+    def slice_rows(self) -> int:
+        """How many rows of a large request are run at a time; 0: all of them."""
+        return self._settings.slice_rows if self._found.sliced else 0
+
+    @property
     def threads(self) -> int:
         """Requests that its worker runs at a time."""
         return self._settings.threads

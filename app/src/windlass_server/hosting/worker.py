@@ -22,6 +22,7 @@ from windlass_contract.operations import describe, forbidden_operations
 from windlass_server.errors import Code, ServingError
 from windlass_server.hosting.batch_sizes import largest_size
 from windlass_server.hosting.batching import (
+    are_small,
     are_worth_it,
     company_of,
     filled,
@@ -45,6 +46,7 @@ from windlass_server.hosting.frames import (
 )
 from windlass_server.hosting.memory_reading import private_bytes
 from windlass_server.hosting.processes import lower_priority, run_when_idle
+from windlass_server.hosting.slicing import LEAST_SLICES, are_as_good, is_sliced, rows_to_try, run_in_slices
 from windlass_server.hosting.usual import Usual
 from windlass_server.runtimes import import_runtime
 from windlass_server.runtimes.runtime import Runtime, check_inputs
@@ -96,6 +98,9 @@ class Worker:
         self._max_batch_size: int = largest_size(argument.get("maxBatchSize", 1))
         self._batched: set[str] = set()
         """Signatures whose requests are run together when they come together."""
+        self._slice_rows: int = argument.get("sliceRows", 0)
+        self._sliced: set[str] = set()
+        """Signatures whose large requests are run so many rows at a time."""
         self._work: dict[str, _Work] = {
             "hello": self._hello,
             "check": self._check,
@@ -191,38 +196,57 @@ class Worker:
         return {"signatures": signatures}, {}
 
     def _try_batches(self, head: dict[str, Any], tensors: dict[str, Tensor]) -> _Request:
-        """Whether requests to a signature may be run together from now on. `tensors`: rows to find it out with; none:
-        random ones."""
+        """Whether requests to a signature may be run together from now on, and large ones, of up to `rows` rows, in
+        slices. `tensors`: rows to find it out with; none: random ones."""
         model, name = self._loaded(), head["signature"]
         signature: Signature = model.signatures[name]
-        if self._max_batch_size == 1 or not (has_rows(signature) and model.may_batch(name)):
-            return {"batched": False}, {}
-        rows = tensors or random_rows(signature)
         outputs = list(signature.outputs)
+        most, count, size = self._max_batch_size, head["rows"], self._slice_rows
+
+        def run(rows: dict[str, Tensor]) -> dict[str, Tensor]:
+            return model.run(name, rows, outputs)
+
+        if not has_rows(signature):
+            return {"batched": False, "sliced": False}, {}
+        if most > 1 and are_small(signature) and model.may_batch(name):
+            rows = tensors or random_rows(signature)
+            if self._holds(lambda: are_worth_it(run, rows, most)):
+                self._batched.add(name)
+        enough = 0 < size * LEAST_SLICES <= count and model.may_slice(name)
+        if enough and self._holds(lambda: are_as_good(run, rows_to_try(signature, tensors, count), size)):
+            self._sliced.add(name)
+        return {"batched": name in self._batched, "sliced": name in self._sliced}, {}
+
+    def _holds(self, shown: Callable[[], bool]) -> bool:
+        """Whether a trial shows it. A model may raise anything; then nothing is shown, and it serves as it is."""
         try:
-            batched = self._gently(
-                lambda: are_worth_it(lambda batch: model.run(name, batch, outputs), rows, self._max_batch_size)
-            )
-        except Exception:  # noqa: BLE001 - a model may raise anything; then nothing is shown, and it serves all the same
-            batched = False
-        if batched:
-            self._batched.add(name)
-        return {"batched": batched}, {}
+            return self._gently(shown)
+        except Exception:  # noqa: BLE001 - see above
+            return False
 
     def _run(self, head: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         model, outputs = self._admit(head, tensors)
         if head["trial"]:  # the first runs make what the later ones use, and nobody waits for them
-            return {}, self._gently(lambda: model.run(head["signature"], tensors, outputs))
+            return {}, self._gently(lambda: self._run_model(model, head, tensors, outputs))
         begun = time.monotonic()
-        answer = model.run(head["signature"], tensors, outputs)
+        answer = self._run_model(model, head, tensors, outputs)
         seconds = time.monotonic() - begun
         self._usual.note(seconds)
         return {"seconds": seconds}, answer
 
+    def _run_model(
+        self, model: Runtime, head: dict[str, Any], tensors: dict[str, Tensor], outputs: list[str]
+    ) -> dict[str, Tensor]:
+        name = head["signature"]
+        if not (name in self._sliced and is_sliced(tensors, self._slice_rows)):
+            return model.run(name, tensors, outputs)
+        return run_in_slices(
+            lambda rows: model.run(name, rows, outputs), tensors, self._slice_rows, lambda: _check_time(head)
+        )
+
     def _admit(self, head: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[Runtime, list[str]]:
         """What is to run a request, and the outputs to fetch. Raises `ServingError` for one that isn't to be run."""
-        if head["deadline"] < time.monotonic():
-            raise ServingError(Code.DEADLINE_EXCEEDED, "the request's time was over before its turn came")
+        _check_time(head)
         model = self._loaded()
         signature: Signature = model.signatures[head["signature"]]
         check_inputs(signature, tensors)
@@ -318,6 +342,11 @@ class Worker:
                 pieces = advance(pieces, sent)
         except OSError:
             os._exit(0)
+
+
+def _check_time(head: dict[str, Any]) -> None:
+    if head["deadline"] < time.monotonic():
+        raise ServingError(Code.DEADLINE_EXCEEDED, "the request's time was over before its turn came")
 
 
 def _refusal(identity: int, code: Code, message: str) -> list[Buffer]:

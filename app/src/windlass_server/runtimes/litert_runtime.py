@@ -6,6 +6,7 @@ often as there are interpreters warms all of them.
 
 from __future__ import annotations
 
+import mmap
 import queue
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from windlass_contract.manifest import DataType, Signature, TensorSpec
+from windlass_contract.tflite_operators import builtin_operators
 from windlass_server.errors import Code, ServingError
 from windlass_server.tensors import Tensor, datatype_of
 
@@ -22,6 +24,18 @@ _MAX_MESSAGE = 1000
 DEFAULT_SIGNATURE = "serving_default"
 """What a model without signatures gets, with the names of its tensors."""
 MODEL_FILE = "model.tflite"
+_NOT_ONLY_COMPUTING = frozenset(
+    {
+        *(16, 24, 27, 35, 44, 46, 52),  # LSTM, RNN, SVDF and their kin, which remember
+        *(31, 118, 119, 129, 200, 206, 209),  # CALL, IF, WHILE, CALL_ONCE, STABLEHLO_WHILE, _COMPOSITE, _CASE
+        *(136, 137, 138, 139, 142, 143, 144),  # HASHTABLE…, VAR_HANDLE, READ_VARIABLE, ASSIGN_VARIABLE
+        *(146, 148, 149, 204),  # RANDOM_…, MULTINOMIAL, STABLEHLO_RNG_BIT_GENERATOR
+        *(32, 51, 173),  # CUSTOM, DELEGATE, STABLEHLO_CUSTOM_CALL: who knows
+    }
+)
+"""Numbers of TensorFlow's schema.fbs."""
+_NEWEST_OPERATOR = 209
+"""Of those that the set was made from."""
 _callers = 1
 
 
@@ -51,6 +65,7 @@ class LiteRTRuntime:
             interpreter = Interpreter(model_path=str(path), num_threads=1)
             interpreter.allocate_tensors()
             self._interpreters.put(interpreter)
+        self._only_computes = _only_computes(path)
         self._named = bool(interpreter.get_signature_list())
         self._signatures = _signatures(interpreter)
 
@@ -76,6 +91,10 @@ class LiteRTRuntime:
         """Never: a run takes microseconds, and for another number of rows an interpreter plans its memory anew."""
         return False
 
+    def may_slice(self, _signature: str) -> bool:
+        """See `Runtime`. By all operators of the file."""
+        return self._only_computes
+
     def _run_signature(self, interpreter: Any, signature: str, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         key = id(interpreter), signature
         runner = self._runners.get(key)
@@ -93,6 +112,16 @@ class LiteRTRuntime:
             interpreter.set_tensor(indexes[name], tensor)
         interpreter.invoke()
         return {detail["name"]: interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()}
+
+
+def _only_computes(path: Path) -> bool:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        view = memoryview(mapped)
+        try:
+            found = builtin_operators(view)
+        finally:
+            view.release()
+    return not found & _NOT_ONLY_COMPUTING and max(found, default=0) <= _NEWEST_OPERATOR
 
 
 def _signatures(interpreter: Any) -> dict[str, Signature]:

@@ -29,6 +29,10 @@ class Runtime(Protocol):
         one of them can hold up or change the others' run, since there is no branch, loop or changing state in it."""
         ...
 
+    def may_slice(self, signature: str) -> bool:
+        """Whether a request's rows may be tried in several runs, for the same reason."""
+        ...
+
 
 class RuntimeModule(Protocol):
     """A module of this package. Importing it imports the framework and starts nothing."""

@@ -99,6 +99,10 @@ class TensorFlowRuntime:
         nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
         return all(node.op in functions or _only_computes(node.op) for node in nodes)
 
+    def may_slice(self, signature: str) -> bool:
+        """See `Runtime`."""
+        return self.may_batch(signature)
+
 
 class _Operation:
     """A signature's function, called as an operation. Called as a function it does the same, after looking again, in

@@ -1,0 +1,98 @@
+"""A request of many rows, run a few rows at a time. Pure.
+
+What such a run works on stays in the processor's caches, also while another one runs beside it, and takes less memory.
+Only of models without branches, loops and changing state, whose answers in slices equal, as `batching` compares them,
+those of one run, and take no longer: both are tried when the version is loaded, with as many rows as its manifest has
+it warmed up with.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from windlass_contract.manifest import Signature
+from windlass_server.hosting.batching import Run, Tensors, random_rows, same_answers
+from windlass_server.tensors import Tensor
+
+LEAST_SLICES = 2
+"""Whole ones; below that it isn't worth the trouble."""
+NO_LONGER = 1.05
+"""Of the time that one run takes: the rest is noise."""
+_SEED = 20261130
+_TIMES = 2
+
+
+def row_count(tensors: Mapping[str, Tensor]) -> int:
+    """Rows of all tensors alike; 0 where they aren't alike."""
+    counts = {tensor.shape[0] if tensor.ndim else 0 for tensor in tensors.values()}
+    return counts.pop() if len(counts) == 1 else 0
+
+
+def is_sliced(tensors: Mapping[str, Tensor], size: int) -> bool:
+    """Whether there are rows enough for slices of `size`; 0: never."""
+    return 0 < size * LEAST_SLICES <= row_count(tensors)
+
+
+def run_in_slices(
+    run: Run, tensors: Mapping[str, Tensor], size: int, before_each: Callable[[], None] = lambda: None
+) -> Tensors:
+    """The answers to `size` rows at a time, together. Raises what `run` and `before_each` raise, and `ValueError` when
+    an answer hasn't a row for each of them."""
+    count = row_count(tensors)
+    answers = []
+    for start in range(0, count, size):
+        before_each()
+        piece = {name: tensor[start : start + size] for name, tensor in tensors.items()}
+        answer = run(piece)
+        if row_count(answer) != row_count(piece):
+            raise ValueError(f"{row_count(piece)} rows were answered with {row_count(answer)}")
+        answers.append(answer)
+    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+
+
+def rows_to_try(signature: Signature, samples: Mapping[str, Tensor], count: int) -> Tensors:
+    """So many rows: of the `samples`, in an order of which no two slices are alike, or random ones."""
+    if not samples:
+        return random_rows(signature, count)
+    which = np.random.default_rng(_SEED).integers(0, row_count(samples), count)
+    return {name: tensor[which] for name, tensor in samples.items()}
+
+
+def are_as_good(
+    run: Run, rows: Mapping[str, Tensor], size: int, clock: Callable[[], float] = time.process_time
+) -> bool:
+    """Whether slices of `size` rows are answered as all `rows` in one run are, and take no longer. `clock`: processor
+    time, since whoever loads a version beside another is stopped now and then. Raises what `run` raises."""
+    one_run = _Timed(lambda: run(dict(rows)), clock)
+    slices = _Timed(lambda: run_in_slices(run, rows, size), clock)
+    try:
+        if not same_answers(one_run.answer(), slices.answer()):
+            return False
+    except ValueError:
+        return False
+    for _ in range(_TIMES):
+        one_run.answer()
+        slices.answer()
+    return slices.best <= NO_LONGER * one_run.best
+
+
+class _Timed:
+    """Work, and the least time it took; its first time is for what it has to make first."""
+
+    def __init__(self, work: Callable[[], Tensors], clock: Callable[[], float]) -> None:
+        self._work = work
+        self._clock = clock
+        self._times: list[float] = []
+
+    def answer(self) -> Tensors:
+        begun = self._clock()
+        answer = self._work()
+        self._times.append(self._clock() - begun)
+        return answer
+
+    @property
+    def best(self) -> float:
+        return min(self._times[1:])
