@@ -1,7 +1,8 @@
 """Element types in their three names (Open Inference Protocol, TensorFlow, numpy), and tensors as bytes.
 
 BYTES tensors are numpy arrays of dtype object holding `bytes`; where they are only passed on, `PackedStrings` spares an
-object for each of a million elements. Raw form is the Open Inference Protocol's: little
+object for each of a million elements, and `PackedPixels` three bytes of four of an image. Raw form is the Open
+Inference Protocol's: little
 endian, row-major; BOOL one byte per element; BYTES four bytes of length (little endian) and the bytes, per element.
 """
 
@@ -109,9 +110,48 @@ class PackedStrings(np.ndarray[Any, Any]):
         return packed
 
 
+class PackedPixels(np.ndarray[Any, Any]):
+    """Numbers that are a byte each, scaled: a quarter of the bytes to pass on. Shape and datatype are there, elements
+    only after `unpacked`."""
+
+    pixels: Tensor
+    """uint8, of as many elements."""
+    scaling: tuple[float, float]
+    """Scale and offset."""
+
+    @classmethod
+    def of(cls, pixels: Tensor, shape: Sequence[int], datatype: DataType, scaling: tuple[float, float]) -> PackedPixels:
+        """Each element is pixel * scale + offset. Raises `ValueError` when there aren't as many as that."""
+        if any(dimension < 0 for dimension in shape) or element_count(shape) != pixels.size:
+            raise ValueError(f"{pixels.size} bytes aren't the elements of shape {list(shape)}")
+        nothing = np.broadcast_to(np.zeros((), NUMPY_TYPE[datatype]), tuple(shape))
+        packed = nothing.view(cls)
+        packed.pixels, packed.scaling = pixels, scaling
+        return packed
+
+
+def scaled(pixels: Tensor, scaling: tuple[float, float], dtype: np.dtype[Any]) -> Tensor:
+    """pixels * scale + offset in single precision; whole numbers are rounded, and kept within what the type holds."""
+    scale, offset = scaling
+    if scale == 1 and offset == 0:
+        return pixels.astype(dtype)
+    values = pixels.astype(np.float32)
+    values *= np.float32(scale)
+    values += np.float32(offset)
+    if dtype.kind in "iu":
+        bounds = np.iinfo(dtype)
+        values = np.clip(np.rint(values), bounds.min, bounds.max)
+    whole: Tensor = values.astype(dtype, copy=False)
+    return whole
+
+
 def unpacked(tensor: Tensor) -> Tensor:
     """With its elements. Raises `ValueError` when the raw form of packed strings is broken."""
-    return from_raw(tensor.raw, DataType.BYTES, tensor.shape) if isinstance(tensor, PackedStrings) else tensor
+    if isinstance(tensor, PackedStrings):
+        return from_raw(tensor.raw, DataType.BYTES, tensor.shape)
+    if isinstance(tensor, PackedPixels):
+        return scaled(tensor.pixels, tensor.scaling, tensor.dtype).reshape(tensor.shape)
+    return tensor
 
 
 def raw_size(tensor: Tensor) -> int:
@@ -123,6 +163,8 @@ def to_raw(tensor: Tensor) -> bytes | memoryview:
     """The raw form of a tensor."""
     if isinstance(tensor, PackedStrings):
         return tensor.raw
+    if isinstance(tensor, PackedPixels):
+        tensor = unpacked(tensor)
     if datatype_of(tensor) is DataType.BYTES:
         parts: list[bytes] = []
         for element in tensor.ravel():

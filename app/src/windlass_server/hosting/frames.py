@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 
 from windlass_contract.manifest import DataType
-from windlass_server.tensors import PackedStrings, Tensor, datatype_of, from_raw, to_raw
+from windlass_server.tensors import PackedPixels, PackedStrings, Tensor, datatype_of, from_raw, to_raw, unpacked
 
 PREFIX = struct.Struct("<IQ")
 MAX_HEAD_BYTES = 1024 * 1024
@@ -38,12 +38,16 @@ def encode(head: dict[str, Any], tensors: Mapping[str, Tensor] | None = None) ->
     """The pieces of a frame, in order. Large numeric tensors are not copied. Raises `ValueError` for a type that no
     protocol knows, and for a head beyond its bound."""
     body: list[Buffer] = []
-    listed = []
+    listed: list[tuple[Any, ...]] = []
     size = 0
     for name, tensor in (tensors or {}).items():
-        raw = to_raw(tensor)
+        if isinstance(tensor, PackedPixels):
+            raw = to_raw(tensor.pixels)
+            listed.append((name, datatype_of(tensor), tensor.shape, len(raw), tensor.scaling))
+        else:
+            raw = to_raw(tensor)
+            listed.append((name, datatype_of(tensor), tensor.shape, len(raw)))
         length = len(raw)
-        listed.append((name, datatype_of(tensor), tensor.shape, length))
         body.append(raw)
         if padding := -length % ALIGNMENT:
             body.append(_ZEROS[:padding])
@@ -85,14 +89,17 @@ def decode(
     payload: memoryview, head_bytes: int, pack_from: int | None = None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Head and tensors of a frame; numeric tensors share its memory. `pack_from`: BYTES tensors of at least so many
-    bytes stay packed, and unchecked. Raises `FrameError`."""
+    bytes stay packed, and unchecked, and so do pixels. Raises `FrameError`."""
     try:
         head = orjson.loads(payload[:head_bytes])
         tensors: dict[str, Tensor] = {}
         position = head_bytes
-        for name, datatype, shape, size in head.pop("tensors", ()):
+        for name, datatype, shape, size, *scaling in head.pop("tensors", ()):
             piece = _piece(payload, position, size)
-            if datatype == DataType.BYTES and pack_from is not None and size >= pack_from:
+            if scaling:
+                packed = PackedPixels.of(np.frombuffer(piece, np.uint8), shape, _DATATYPES[datatype], _pair(*scaling))
+                tensors[name] = unpacked(packed) if pack_from is None else packed
+            elif datatype == DataType.BYTES and pack_from is not None and size >= pack_from:
                 tensors[name] = PackedStrings.of(piece, shape)
             else:
                 tensors[name] = from_raw(piece, _DATATYPES[datatype], shape)
@@ -100,6 +107,11 @@ def decode(
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise FrameError(f"a frame that can't be read: {error}") from error
     return head, tensors
+
+
+def _pair(scaling: Any) -> tuple[float, float]:
+    scale, offset = scaling
+    return float(scale), float(offset)
 
 
 def _piece(payload: memoryview, start: int, size: int) -> memoryview:

@@ -15,7 +15,7 @@ from PIL import Image
 from windlass_contract.manifest import ImageInput, Signature, TensorSpec
 from windlass_server.api.answer_texts import WRITERS
 from windlass_server.api.document import Document
-from windlass_server.api.images import ImageHeader, image_tensor
+from windlass_server.api.images import ImageHeader, packed_image
 from windlass_server.api.limits import Limits
 from windlass_server.errors import Code, ServingError
 from windlass_server.hosting.frames import Buffer
@@ -54,7 +54,7 @@ def _decode(head: dict[str, Any], tensors: dict[str, Tensor]) -> _Result:
     header = ImageHeader(*head["header"])
     how, spec = ImageInput.parse(head["how"], "main"), TensorSpec.parse(head["spec"], "main")
     try:
-        return {}, {"image": image_tensor(tensors["data"].tobytes(), header, how, spec)}
+        return {}, {"image": packed_image(tensors["data"].tobytes(), header, how, spec)}
     except MemoryError:
         raise ServingError(
             Code.PAYLOAD_TOO_LARGE, "decoding the image takes more memory than there is for it: send a smaller one"

@@ -54,7 +54,7 @@ class ImageDecoder:
         )
 
     async def decode(self, data: bytes, header: ImageHeader, how: ImageInput, spec: TensorSpec) -> Tensor:
-        """A batch of one image, as `image_tensor` gives it. Raises `ServingError`: what that raises, INVALID_ARGUMENT
+        """A batch of one image, as `packed_image` gives it. Raises `ServingError`: what that raises, INVALID_ARGUMENT
         for an image that its decoder dies of or doesn't finish, UNAVAILABLE when there is no decoder."""
         if spec.datatype is DataType.BYTES:
             return encoded_tensor(data, spec, how)  # the model decodes it, in its own process
