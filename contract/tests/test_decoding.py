@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windlass_contract.document import MAX_DEPTH, Document, DocumentError, load_json, load_yaml
+from windlass_contract.document import MAX_DEPTH, Document, DocumentError, dump_yaml, load_json, load_yaml
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"))
 JSON = st.recursive(
@@ -143,3 +143,12 @@ def test_a_document_names_its_source() -> None:
         Document.parse_json(b"[1]", "http://operator/plan")
     assert raised.value.source == "http://operator/plan"
     assert str(raised.value).startswith("http://operator/plan: the document is [1]: fields")
+
+
+def test_what_is_written_as_yaml_is_read_again_and_for_people() -> None:
+    value = {"why": "naïve 漢字 😀 𠮷 \\U", "lines": ["a\nb", "1", "yes", ""], "n": [1, 1.5, None, True]}
+    text = dump_yaml(value)
+    assert load_yaml(text, "file") == value
+    assert list(yaml.safe_load(text)) == ["why", "lines", "n"]
+    for shown in ("naïve 漢字", "😀", "𠮷"):
+        assert shown in text

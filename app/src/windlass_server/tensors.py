@@ -2,14 +2,15 @@
 
 BYTES tensors are numpy arrays of dtype object holding `bytes`; where they are only passed on, `PackedStrings` spares an
 object for each of a million elements, and `PackedPixels` three bytes of four of an image. Raw form is the Open
-Inference Protocol's: little
-endian, row-major; BOOL one byte per element; BYTES four bytes of length (little endian) and the bytes, per element.
+Inference Protocol's: little endian, row-major; BOOL one byte per element; BYTES four bytes of length (little endian)
+and the bytes, per element.
 """
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -121,9 +122,14 @@ class PackedPixels(np.ndarray[Any, Any]):
 
     @classmethod
     def of(cls, pixels: Tensor, shape: Sequence[int], datatype: DataType, scaling: tuple[float, float]) -> PackedPixels:
-        """Each element is pixel * scale + offset. Raises `ValueError` when there aren't as many as that."""
+        """Each element is pixel * scale + offset. Raises `ValueError` when there aren't as many as that, for BYTES, and
+        for a scale or an offset that is no finite number."""
         if any(dimension < 0 for dimension in shape) or element_count(shape) != pixels.size:
             raise ValueError(f"{pixels.size} bytes aren't the elements of shape {list(shape)}")
+        if datatype is DataType.BYTES or not all(isinstance(each, float | int) for each in scaling):
+            raise ValueError("pixels stand for numbers")
+        if not all(math.isfinite(each) for each in scaling):
+            raise ValueError(f"pixels can't be scaled by {scaling}")
         nothing = np.broadcast_to(np.zeros((), NUMPY_TYPE[datatype]), tuple(shape))
         packed = nothing.view(cls)
         packed.pixels, packed.scaling = pixels, scaling
@@ -157,6 +163,11 @@ def unpacked(tensor: Tensor) -> Tensor:
 def raw_size(tensor: Tensor) -> int:
     """Bytes of the tensor, in its raw form where it is packed."""
     return len(tensor.raw) if isinstance(tensor, PackedStrings) else tensor.nbytes
+
+
+def unpacked_size(tensors: Iterable[Tensor]) -> int:
+    """Bytes that pixels among them take more when they are unpacked."""
+    return sum(tensor.nbytes - tensor.pixels.nbytes for tensor in tensors if isinstance(tensor, PackedPixels))
 
 
 def to_raw(tensor: Tensor) -> bytes | memoryview:

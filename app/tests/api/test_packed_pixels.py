@@ -8,7 +8,7 @@ import pytest
 
 from windlass_contract.manifest import DataType
 from windlass_server.hosting import frames
-from windlass_server.tensors import PackedPixels, datatype_of, to_raw, unpacked
+from windlass_server.tensors import PackedPixels, datatype_of, to_raw, unpacked, unpacked_size
 
 PIXELS = np.arange(12, dtype=np.uint8).reshape(2, 2, 3) * 20
 
@@ -38,18 +38,28 @@ def sent(tensor):
 def test_they_arrive_as_what_they_stand_for(datatype, scaling, expected):
     payload, head = sent(packed(datatype, scaling))
     assert len(payload) < head + 64 + PIXELS.nbytes
-    image = frames.decode(payload, head)[1]["image"]
+    image = unpacked(frames.decode(payload, head, pixels=True)[1]["image"])
     assert not isinstance(image, PackedPixels)
     assert (datatype_of(image), image.shape) == (datatype, (1, 2, 2, 3))
     np.testing.assert_array_equal(image[0], expected)
 
 
 def test_where_they_are_only_passed_on_they_stay_packed():
-    image = frames.decode(*sent(packed()), pack_from=1024)[1]["image"]
+    image = frames.decode(*sent(packed()), pixels=True)[1]["image"]
     assert isinstance(image, PackedPixels)
     assert (image.shape, image.dtype, image.nbytes) == ((1, 2, 2, 3), np.float32, 48)
-    payload, head = sent(image)
-    np.testing.assert_array_equal(frames.decode(payload, head)[1]["image"], unpacked(packed()))
+    again = frames.decode(*sent(image), pixels=True)[1]["image"]
+    np.testing.assert_array_equal(unpacked(again), unpacked(packed()))
+
+
+def test_they_are_only_taken_from_whom_they_are_expected():
+    with pytest.raises(frames.FrameError, match="pixels"):
+        frames.decode(*sent(packed()))
+
+
+def test_what_they_become_counts_before_they_do():
+    plain = np.zeros(12, np.float32)
+    assert unpacked_size([packed(), plain, packed(DataType.FP64)]) == (48 - 12) + (96 - 12)
 
 
 def test_whoever_wants_all_bytes_gets_them():
@@ -66,10 +76,18 @@ def test_whoever_wants_all_bytes_gets_them():
         ["image", "FP32", [12], 12, 1.0],
         ["image", "FP32", [12], 12, [1.0, 0.0], 1],
         ["image", "FP32", [12], 4000, [1.0, 0.0]],
-        ["image", "BYTES", [12], 12, [1.0, 0.0], [1.0, 0.0]],
+        ["image", "BYTES", [12], 12, [1.0, 0.0]],
+        ["image", "FP32", [12], 12, ["nan", 0.0]],
+        ["image", "FP32", [12], 12, [1e400, 0.0]],
+        ["image", "FP32", [12], 12, [None, 0.0]],
+        ["image", "FP32", [12], 12, None],
     ],
 )
 def test_what_can_t_be_pixels_breaks_the_frame(entry):
-    head = orjson.dumps({"id": 1, "tensors": [entry]}).ljust(128)
+    head = (
+        orjson.dumps({"id": 1, "tensors": [entry]})
+        .replace(b"null", b"1e400" if entry[4] == [1e400, 0.0] else b"null")
+        .ljust(128)
+    )
     with pytest.raises(frames.FrameError):
-        frames.decode(memoryview(head + bytes(64)), len(head), pack_from=1024)
+        frames.decode(memoryview(head + bytes(64)), len(head), pixels=True)

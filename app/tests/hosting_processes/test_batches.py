@@ -76,7 +76,7 @@ def test_among_many_at_once_each_gets_its_own_answer_and_the_bad_ones_theirs(
     run(main())
 
 
-@pytest.mark.parametrize("kind", ["dense", "centred", "branching", "counting"])
+@pytest.mark.parametrize("kind", ["dense", "centred", "ranked", "branching", "dropping"])
 def test_a_large_request_s_answer_is_the_model_s_own(run: Run, make_resident: Make, tmp_path: Path, kind: str) -> None:
     models.rowwise(tmp_path, "m", 1, kind, warmup_batch_sizes=(1, 32))
     models.rowwise(tmp_path, "whole", 1, kind, warmup_batch_sizes=(1, 32))
@@ -88,12 +88,12 @@ def test_a_large_request_s_answer_is_the_model_s_own(run: Run, make_resident: Ma
             await each.prepare()
             assert each.state is VersionState.PREPARED
         assert whole.slice_rows == 0
-        if kind != "dense":
-            assert resident.slice_rows == 0
+        # Of so small a model slices take longer.
+        assert resident.slice_rows == 0
         found, expected = [
             (await each.infer("serving_default", {"x": ROWS}, timeout=30))["y"] for each in (resident, whole)
         ]
-        if kind == "counting":
+        if kind == "dropping":
             return
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 

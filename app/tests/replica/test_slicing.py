@@ -11,6 +11,8 @@ from test_batching import Answers, Model, head, rowwise, signature
 
 from windlass_contract.manifest import DataType
 from windlass_server.hosting import slicing
+from windlass_server.runtimes import litert_runtime
+from windlass_testing import models
 
 FP32, INT64 = DataType.FP32, DataType.INT64
 ROWS = {"x": np.random.default_rng(5).normal(size=(20, 4)).astype(np.float32)}
@@ -63,7 +65,7 @@ def test_an_answer_without_a_row_for_each_is_none():
 
 
 def test_what_is_to_be_seen_to_before_each_slice_is():
-    def before():
+    def before(_):
         if len(clock.runs) == 2:
             raise TimeoutError
 
@@ -81,6 +83,8 @@ def test_what_is_to_be_seen_to_before_each_slice_is():
         (Clock(begin=0.4), True),  # 21.2 for 20.4
         (Clock(begin=1.0), False),  # 23 for 21
         (Clock(slower=1.3, answer=lambda x: x - x.mean(axis=0)), False),
+        (Clock(slower=1.3, answer=lambda x: x / np.abs(x).max()), False),
+        (Clock(slower=1.3, answer=lambda x: (x - x.min()) / (x.max() - x.min())), False),
         (Clock(slower=1.3, answer=lambda x: x * len(x)), False),
         (Clock(slower=1.3, answer=lambda x: x.sum(axis=0)), False),
         (Clock(slower=1.3, answer=lambda x: x[:1]), False),
@@ -90,15 +94,32 @@ def test_slices_are_as_good_where_they_answer_the_same_and_take_no_longer(clock,
     assert slicing.are_as_good(clock.run, ROWS, 8, clock) == as_good
 
 
-def test_the_rows_that_are_tried_differ_from_slice_to_slice():
+@pytest.mark.parametrize("seed", range(8))
+def test_what_depends_on_the_largest_of_a_few_samples_is_found_out(seed):
+    samples = {"x": np.random.default_rng(seed).normal(size=(4, 64)).astype(np.float32)}
+    rows = slicing.rows_to_try(signature([(FP32, [-1, 64])]), samples, 32)
+    clock = Clock(slower=1.3, answer=lambda x: x / np.abs(x).max())
+    assert not slicing.are_as_good(clock.run, rows, 8, clock)
+
+
+@pytest.mark.parametrize(
+    ("shape", "most", "size", "max_bytes", "count"),
+    [
+        ([-1, 4], 32, 8, 1000, 32), ([-1, 4], 4096, 8, 1000, 32), ([-1, 4], 16, 8, 1000, 16), ([-1, 4], 15, 8, 1000, 0),
+        ([-1, 4], 32, 0, 1000, 0), ([-1, 4], 32, 32, 1000, 0), ([-1, 4], 32, 8, 511, 0), ([-1], 32, 8, 128, 32),
+    ],
+)  # fmt: skip
+def test_as_many_rows_are_tried_as_show_something_and_fit(shape, most, size, max_bytes, count):
+    assert slicing.tried_rows(signature([(FP32, shape)]), most, size, max_bytes) == count
+
+
+def test_the_rows_that_are_tried_are_samples_or_random_ones():
     made = signature([(FP32, [-1, 4]), (INT64, [-1])])
     random = slicing.rows_to_try(made, {}, 32)
     assert {name: tensor.shape for name, tensor in random.items()} == {"x0": (32, 4), "x1": (32,)}
     samples = {"x0": ROWS["x"][:5], "x1": np.arange(5)}
     rows = slicing.rows_to_try(made, samples, 32)
     np.testing.assert_array_equal(rows["x0"], samples["x0"][rows["x1"]])
-    slices = [tuple(sorted(rows["x1"][start : start + 8])) for start in range(0, 32, 8)]
-    assert len(set(slices)) == 4
 
 
 def many(count, **given):
@@ -118,6 +139,29 @@ def test_a_worker_runs_a_large_request_in_slices_and_a_small_one_as_it_is():
     model = Model()
     assert Sliced(model)(many(15)) == {1: [[2, 2]] * 15}
     assert model.runs == [15]
+
+
+def test_where_slices_lose_rows_the_whole_is_run_now_and_later():
+    model = Model(lambda x: x[: max(len(x) - 1, 7)])
+    answers = Sliced(model)
+    assert len(answers(many(20))[1]) == 19
+    assert model.runs == [8, 20]
+    assert answers._worker._sliced == set()
+
+
+@pytest.mark.parametrize(("count", "slices"), [(16, [8, 8]), (21, [8, 8, 5])])
+def test_a_litert_model_answers_the_same_in_slices(tmp_path, count, slices):
+    model = litert_runtime.load(models.affine_tflite(tmp_path, "m", 1, 2.0, 1.0))
+    runs = []
+
+    def run(rows):
+        runs.append(len(rows["x"]))
+        return model.run("serving_default", rows, ["y"])
+
+    rows = {"x": np.arange(count, dtype=np.float32)[:, None]}
+    np.testing.assert_allclose(slicing.run_in_slices(run, rows, 8)["y"], 2 * rows["x"] + 1)
+    assert runs == slices
+    assert slicing.are_as_good(run, rows, 8, lambda: 1.0)
 
 
 def test_a_worker_begins_no_slice_after_the_request_s_time(monkeypatch):
@@ -157,8 +201,7 @@ def test_slices_are_not_even_tried_where_they_may_not_be(given, rows):
 def test_slices_are_tried_with_no_more_rows_than_the_version_was_warmed_up_with():
     trial = Trial()
     assert trial(16)["batched"] is False
-    assert max(trial.model.runs) == 16
-    assert set(trial.model.runs) == {16, 8}
+    assert set(trial.model.runs) == {16, 8, 1}
 
 
 def test_a_model_that_refuses_the_trial_serves_as_it_is():

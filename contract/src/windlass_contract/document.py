@@ -148,7 +148,13 @@ def load_yaml(data: bytes | str, source: str, max_bytes: int = 1024 * 1024) -> A
 
 def dump_yaml(value: Any) -> str:
     """Plain values as a YAML document, keys in their order."""
-    return str(yaml.dump(value, Dumper=SafeDumper, sort_keys=False, allow_unicode=True, width=120))
+    text = _dumped(value, SafeDumper)
+    # The C library has no other way to write an emoji.
+    return _dumped(value, yaml.SafeDumper) if "\\U000" in text else text
+
+
+def _dumped(value: Any, dumper: Any) -> str:
+    return str(yaml.dump(value, Dumper=dumper, sort_keys=False, allow_unicode=True, width=120))
 
 
 class _YamlLoader(SafeLoader):

@@ -29,7 +29,7 @@ from windlass_server.hosting.frames import (
     lengths,
     size_of,
 )
-from windlass_server.tensors import Tensor
+from windlass_server.tensors import Tensor, unpacked_size
 
 Answer = tuple[dict[str, Any], dict[str, Tensor]]
 
@@ -63,8 +63,10 @@ class WorkerChannel:
         max_request_bytes: int,
         max_answer_bytes: int,
         on_close: Callable[[str], None],
+        pixels: bool = False,
     ) -> None:
-        """`on_close` is called once, with the reason, when the other side ends or breaks the rules; not by `close`."""
+        """`pixels`: what the other side answers may be packed. `on_close` is called once, with the reason, when the
+        other side ends or breaks the rules; not by `close`."""
         connection.setblocking(False)
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             connection.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BUFFER)  # the kernel gives what it allows
@@ -73,6 +75,7 @@ class WorkerChannel:
         self._max_request_bytes = max_request_bytes
         self._max_answer_bytes = max_answer_bytes
         self._on_close = on_close
+        self._pixels = pixels
         self._waiting: dict[int, Callable[[Outcome], None]] = {}
         self._next_id = 0
         self._closed: str | None = None
@@ -113,7 +116,8 @@ class WorkerChannel:
             raise ChannelClosedError(self._closed)
         self._next_id += 1
         pieces = encode({**head, "id": self._next_id}, tensors)
-        if (size := size_of(pieces)) > self._max_request_bytes:
+        size = size_of(pieces) + (unpacked_size(tensors.values()) if tensors else 0)
+        if size > self._max_request_bytes:
             raise RequestTooLargeError(f"the request has {size} bytes; at most {self._max_request_bytes} are taken")
         self._waiting[self._next_id] = then
         self._outgoing.append(pieces)
@@ -219,7 +223,7 @@ class WorkerChannel:
             self._filled = left
 
     def _answered(self, payload: memoryview, head_bytes: int) -> None:
-        head, tensors = decode(payload, head_bytes, _PACK_FROM)
+        head, tensors = decode(payload, head_bytes, _PACK_FROM, pixels=self._pixels)
         identity = head.get("id")
         then = self._waiting.pop(identity, None) if isinstance(identity, int) else None
         if then is None:

@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 
 from windlass_contract.manifest import DataType
-from windlass_server.tensors import PackedPixels, PackedStrings, Tensor, datatype_of, from_raw, to_raw, unpacked
+from windlass_server.tensors import PackedPixels, PackedStrings, Tensor, datatype_of, from_raw, to_raw
 
 PREFIX = struct.Struct("<IQ")
 MAX_HEAD_BYTES = 1024 * 1024
@@ -86,10 +86,11 @@ def allocate(size: int) -> memoryview:
 
 
 def decode(
-    payload: memoryview, head_bytes: int, pack_from: int | None = None
+    payload: memoryview, head_bytes: int, pack_from: int | None = None, *, pixels: bool = False
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Head and tensors of a frame; numeric tensors share its memory. `pack_from`: BYTES tensors of at least so many
-    bytes stay packed, and unchecked, and so do pixels. Raises `FrameError`."""
+    bytes stay packed, and unchecked. `pixels`: the other side may send packed ones, and they stay so; they are larger
+    than what was received. Raises `FrameError`."""
     try:
         head = orjson.loads(payload[:head_bytes])
         tensors: dict[str, Tensor] = {}
@@ -97,8 +98,7 @@ def decode(
         for name, datatype, shape, size, *scaling in head.pop("tensors", ()):
             piece = _piece(payload, position, size)
             if scaling:
-                packed = PackedPixels.of(np.frombuffer(piece, np.uint8), shape, _DATATYPES[datatype], _pair(*scaling))
-                tensors[name] = unpacked(packed) if pack_from is None else packed
+                tensors[name] = _packed_pixels(piece, shape, datatype, scaling if pixels else None)
             elif datatype == DataType.BYTES and pack_from is not None and size >= pack_from:
                 tensors[name] = PackedStrings.of(piece, shape)
             else:
@@ -109,9 +109,11 @@ def decode(
     return head, tensors
 
 
-def _pair(scaling: Any) -> tuple[float, float]:
-    scale, offset = scaling
-    return float(scale), float(offset)
+def _packed_pixels(piece: memoryview, shape: Any, datatype: str, scaling: list[Any] | None) -> Tensor:
+    if scaling is None:
+        raise ValueError("pixels where none are expected")
+    ((scale, offset),) = scaling
+    return PackedPixels.of(np.frombuffer(piece, np.uint8), shape, _DATATYPES[datatype], (scale, offset))
 
 
 def _piece(payload: memoryview, start: int, size: int) -> memoryview:

@@ -57,6 +57,7 @@ class Helper:
             max_request_bytes=settings.max_request_bytes,
             max_answer_bytes=_MAX_ANSWER_BYTES,
             on_close=lambda _reason: None,
+            pixels=settings.kind == "images",
         )
 
     @property

@@ -65,8 +65,9 @@ class Findings:
     signatures: dict[str, Signature] = field(default_factory=dict)
     gates: list[GateResult] = field(default_factory=list)
     batched: set[str] = field(default_factory=set)
-    sliced: set[str] = field(default_factory=set)
     """Signatures whose one-row requests are run together when they come together."""
+    sliced: set[str] = field(default_factory=set)
+    """Signatures whose large requests are run a few rows at a time."""
     memory_bytes: int | None = None
 
 
@@ -132,6 +133,8 @@ class Preparation:
             )
         self.found.gates[:] = before
         self._parity.clear()
+        self.found.batched.clear()
+        self.found.sliced.clear()
         self._enter(VersionState.LOADING)
         return await self._bring_up(artifact, tested_before)
 
@@ -350,7 +353,7 @@ class Preparation:
 
     async def _try_batches(self, worker: HostedWorker, manifest: Manifest) -> None:
         """Finds out whether requests may be run together, and large ones in slices. It can answer in any case."""
-        # No more rows than it was warmed up with: more may need more memory than there is for it.
+        # No more rows than it was packed with: more may need more memory than there is for it.
         most = max(manifest.warmup_batch_sizes, default=1)
         real = {samples.signature: arrays.inputs for samples, arrays in self._parity}
         for name in self.found.signatures:

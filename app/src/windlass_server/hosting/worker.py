@@ -46,11 +46,18 @@ from windlass_server.hosting.frames import (
 )
 from windlass_server.hosting.memory_reading import private_bytes
 from windlass_server.hosting.processes import lower_priority, run_when_idle
-from windlass_server.hosting.slicing import LEAST_SLICES, are_as_good, is_sliced, rows_to_try, run_in_slices
+from windlass_server.hosting.slicing import (
+    RowsLostError,
+    are_as_good,
+    is_sliced,
+    rows_to_try,
+    run_in_slices,
+    tried_rows,
+)
 from windlass_server.hosting.usual import Usual
 from windlass_server.runtimes import import_runtime
 from windlass_server.runtimes.runtime import Runtime, check_inputs
-from windlass_server.tensors import Tensor
+from windlass_server.tensors import Tensor, unpacked
 
 PREPARING_NICENESS = 10
 """Of the threads that check, load and warm up: those that serve later, and TensorFlow's, are made by others and keep
@@ -147,7 +154,7 @@ class Worker:
             for head, tensors in requests:
                 model, outputs = self._admit(head, tensors)
             begun = time.monotonic()
-            rows = filled([each for _, each in requests])
+            rows = filled([_unpacked(each) for _, each in requests])
             answers = split(model.run(head["signature"], join(rows), outputs), len(rows))
             seconds = (time.monotonic() - begun) / len(requests)
             self._usual.note(seconds)
@@ -201,7 +208,7 @@ class Worker:
         model, name = self._loaded(), head["signature"]
         signature: Signature = model.signatures[name]
         outputs = list(signature.outputs)
-        most, count, size = self._max_batch_size, head["rows"], self._slice_rows
+        most, size = self._max_batch_size, self._slice_rows
 
         def run(rows: dict[str, Tensor]) -> dict[str, Tensor]:
             return model.run(name, rows, outputs)
@@ -212,8 +219,9 @@ class Worker:
             rows = tensors or random_rows(signature)
             if self._holds(lambda: are_worth_it(run, rows, most)):
                 self._batched.add(name)
-        enough = 0 < size * LEAST_SLICES <= count and model.may_slice(name)
-        if enough and self._holds(lambda: are_as_good(run, rows_to_try(signature, tensors, count), size)):
+        count = tried_rows(signature, head["rows"], size, self._max_request_bytes)
+        worth_it = count and model.may_slice(name)
+        if worth_it and self._holds(lambda: are_as_good(run, rows_to_try(signature, tensors, count), size)):
             self._sliced.add(name)
         return {"batched": name in self._batched, "sliced": name in self._sliced}, {}
 
@@ -226,6 +234,7 @@ class Worker:
 
     def _run(self, head: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         model, outputs = self._admit(head, tensors)
+        tensors = _unpacked(tensors)
         if head["trial"]:  # the first runs make what the later ones use, and nobody waits for them
             return {}, self._gently(lambda: self._run_model(model, head, tensors, outputs))
         begun = time.monotonic()
@@ -238,15 +247,21 @@ class Worker:
         self, model: Runtime, head: dict[str, Any], tensors: dict[str, Tensor], outputs: list[str]
     ) -> dict[str, Tensor]:
         name = head["signature"]
-        if not (name in self._sliced and is_sliced(tensors, self._slice_rows)):
-            return model.run(name, tensors, outputs)
-        return run_in_slices(
-            lambda rows: model.run(name, rows, outputs), tensors, self._slice_rows, lambda: _check_time(head)
-        )
+        if name in self._sliced and is_sliced(tensors, self._slice_rows):
+            try:
+                return run_in_slices(
+                    lambda rows: model.run(name, rows, outputs),
+                    tensors,
+                    self._slice_rows,
+                    lambda start: _check_time(head, f"after {start} of its rows were run") if start else None,
+                )
+            except RowsLostError:
+                self._sliced.discard(name)  # it leaves rows out, which none of those that were tried had shown
+        return model.run(name, tensors, outputs)
 
     def _admit(self, head: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[Runtime, list[str]]:
         """What is to run a request, and the outputs to fetch. Raises `ServingError` for one that isn't to be run."""
-        _check_time(head)
+        _check_time(head, "before its turn came")
         model = self._loaded()
         signature: Signature = model.signatures[head["signature"]]
         check_inputs(signature, tensors)
@@ -296,7 +311,7 @@ class Worker:
             self._read_ahead()
         head, body = lengths(self._ahead[self._ahead_start : self._ahead_end], self._max_request_bytes)
         self._ahead_start += PREFIX.size
-        return decode(self._read(head + body), head)
+        return decode(self._read(head + body), head, pixels=True)
 
     def _is_there(self) -> bool:
         """Whether a whole request has been read."""
@@ -344,9 +359,13 @@ class Worker:
             os._exit(0)
 
 
-def _check_time(head: dict[str, Any]) -> None:
+def _unpacked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: unpacked(tensor) for name, tensor in tensors.items()}
+
+
+def _check_time(head: dict[str, Any], when: str) -> None:
     if head["deadline"] < time.monotonic():
-        raise ServingError(Code.DEADLINE_EXCEEDED, "the request's time was over before its turn came")
+        raise ServingError(Code.DEADLINE_EXCEEDED, f"the request's time was over {when}")
 
 
 def _refusal(identity: int, code: Code, message: str) -> list[Buffer]:
