@@ -52,7 +52,7 @@ test-alone: .venv/installed  ## what measures time, one test after the other: th
 
 .PHONY: test-unproven
 test-unproven: .venv/installed  ## tests that need no lab, of what is not known to hold yet
-	@$(BIN)/python -m pytest -m "unproven and not lab and not soak" $(ARGS)
+	@$(BIN)/python -m pytest -m "unproven and not lab and not soak" $(ARGS) || { [ $$? = 5 ] && echo "no test is marked unproven"; }
 
 .PHONY: evidence
 evidence: .venv/installed  ## measure the promises and write docs/evidence.md

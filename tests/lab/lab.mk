@@ -39,7 +39,7 @@ evidence-lab: .venv/installed lab  ## what of `make e2e` measures a promise, wri
 
 .PHONY: e2e-unproven
 e2e-unproven: .venv/installed lab  ## the tests on the lab of what is not known to hold yet
-	@LAB_REQUIRED=1 $(BIN)/python -m pytest -m "lab and not soak and unproven" $(ARGS)
+	@LAB_REQUIRED=1 $(BIN)/python -m pytest -m "lab and not soak and unproven" $(ARGS) || { [ $$? = 5 ] && echo "no test is marked unproven"; }
 
 .PHONY: soak-lab
 soak-lab: .venv/installed e2e-alone  ## the part of `make soak` on the lab; the lab itself taken down, killed, and from nothing

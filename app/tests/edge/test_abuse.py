@@ -185,7 +185,7 @@ sys.stdin.read()
     ("what", "how", "mib"),
     [
         ("10,000 idle connections", "idle", 100),
-        pytest.param("10,000 half-closed sockets", "half", 60, marks=pytest.mark.unproven),
+        ("10,000 half-closed sockets", "half", 60),
     ],
 )
 def test_thousands_of_silent_connections_cost_little_and_slow_nobody(front, what, how, mib):
@@ -251,7 +251,6 @@ def test_many_large_bodies_at_once_share_one_bound(front):
     assert 1 <= answers.count(None) <= 16
 
 
-@pytest.mark.unproven
 def test_answers_that_nobody_takes_share_the_same_bound(front):
     """40 requests of 16 MiB, whose answers are as large, and are left where they are."""
     size = 16 * MIB
@@ -269,13 +268,11 @@ def test_answers_that_nobody_takes_share_the_same_bound(front):
     assert 1 <= statuses.count(200) <= 16
 
 
-@pytest.mark.unproven
 def test_small_bodies_are_bounded_by_the_number_of_connections(front):
     with front.bounded("2,000 bodies of 60 KiB at once that never end", 250):
         upload(front, 2000, 60 * 1024)
 
 
-@pytest.mark.unproven
 def test_many_large_documents_at_once_share_one_bound(front):
     """JSON of a million numbers, which takes ten times its size when it is read."""
     body = b'{"instances":[' + b"[1.5]," * 10**6 + b"[1.5]]}"
