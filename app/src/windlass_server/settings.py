@@ -107,7 +107,7 @@ class Settings(BaseSettings):
         description="one-row requests that are run together at most, where the version was seen to gain by it and "
         "their answers not to depend on it; a power of two, the next lower one is used; 1: none are",
     )
-    slice_rows: Annotated[int, Field(ge=0, le=4096)] = Field(
+    slice_rows: Annotated[int, Field(ge=0, le=2048)] = Field(
         SLICE_ROWS,
         description="rows of a large request that are run at a time, where the version was seen to take no longer so, "
         "with the same answers; it is tried with the largest of its warm-up batch sizes; 0: all rows in one run",

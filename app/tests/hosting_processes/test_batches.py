@@ -12,7 +12,8 @@ import pytest
 
 from windlass_contract.report import VersionState
 from windlass_server.errors import Code, ServingError
-from windlass_server.hosting.hosted_worker import ResidentSettings
+from windlass_server.hosting.channel import Answer
+from windlass_server.hosting.hosted_worker import HostedWorker, ResidentSettings
 from windlass_server.hosting.resident import Resident
 from windlass_testing import models
 
@@ -96,6 +97,35 @@ def test_a_large_request_s_answer_is_the_model_s_own(run: Run, make_resident: Ma
         if kind == "dropping":
             return
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+    run(main())
+
+
+def test_slices_are_tried_with_as_many_rows_as_the_manifest_names_and_what_was_found_is_told(
+    run: Run, make_resident: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker is a real one. What it says of so small a model depends on the time that it takes, so for the one it
+    is put in its mouth that slices are as good."""
+    models.rowwise(tmp_path, "m", 1, "dense", warmup_batch_sizes=(1, 32, 4))
+    models.rowwise(tmp_path, "none", 1, "dense")
+    residents = [make_resident("m"), make_resident("none")]
+    asked: list[int] = []
+    call = HostedWorker.call
+
+    async def listened(worker: HostedWorker, head: dict[str, Any], *tensors: Any) -> Answer:
+        answer, found = await call(worker, head, *tensors)
+        if head["op"] == "batch":
+            asked.append(head["rows"])
+            answer = {**answer, "sliced": head["rows"] == 32}
+        return answer, found
+
+    monkeypatch.setattr(HostedWorker, "call", listened)
+
+    async def main() -> None:
+        for resident in residents:
+            await resident.prepare()
+        assert asked == [32, 1]
+        assert [resident.slice_rows for resident in residents] == [8, 0]
 
     run(main())
 
