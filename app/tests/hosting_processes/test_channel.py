@@ -12,14 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from windlass_contract.manifest import DataType
 from windlass_server.hosting import frames
 from windlass_server.hosting.channel import ChannelClosedError, RequestTooLargeError, WorkerChannel
 from windlass_server.hosting.frames import FrameError
 from windlass_server.hosting.worker import Worker
-from windlass_server.tensors import NUMPY_TYPE, Tensor
+from windlass_server.tensors import NUMPY_TYPE, PackedPixels, Tensor
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 LIMIT = 1024 * 1024
+
+
+def pixels(count: int, datatype: DataType = DataType.FP32) -> PackedPixels:
+    return PackedPixels.of(np.zeros(count, np.uint8), [count], datatype, (1.0, 0.0))
 
 
 def joined(pieces: list[Any]) -> bytes:
@@ -173,6 +178,10 @@ def test_answers_may_come_in_any_order(run: Run) -> None:
         (lambda *_: [frames.PREFIX.pack(2, 1 << 50) + b"{}"], "the worker sent a frame of 1125899906842624 bytes"),
         (lambda *_: [frames.PREFIX.pack(1 << 30, 0)], "the worker sent a frame's head of 1073741824 bytes"),
         (lambda *_: [frames.PREFIX.pack(2, 0) + b"no"], "the worker sent a frame that can't be read"),
+        (
+            lambda head, _: frames.encode({"id": head["id"]}, {"y": pixels(4)}),
+            "the worker sent a frame that can't be read: pixels where none are expected",
+        ),
         (lambda *_: frames.encode({"id": 77}), "the worker sent an answer that nobody asked for"),
         (lambda *_: frames.encode({"id": [1]}), "the worker sent an answer that nobody asked for"),
         (lambda *_: [], "the worker ended"),
@@ -198,6 +207,9 @@ def test_a_request_beyond_the_bound_is_not_sent_and_harms_no_other(run: Run) -> 
             channel.send({}, {"t": np.empty(65 * LIMIT, np.uint8)})
         with pytest.raises(RequestTooLargeError):
             channel.send({}, {"t": np.array([bytes(65 * LIMIT)], dtype=object)})
+        # Small on the wire, and as large as any where it is unpacked.
+        with pytest.raises(RequestTooLargeError):
+            channel.send({}, {"t": pixels(33 * LIMIT, DataType.FP64)})
         assert channel.unanswered == 0
         await channel.send({})
 
