@@ -162,7 +162,7 @@ def test_the_same_epoch_with_other_content_is_refused_reported_and_healed_by_a_h
     rig.control.publish(rig.plan(4, {2: 1000}, committed=2))
     wait_until("it follows", lambda: replica.predict("m", ROW).headers["X-Model-Version"] == "2")
     wait_until("the conflict is over", lambda: not rig.control.report().plan_conflict)
-    assert health(replica)["status"] == "ok"
+    wait_until("it is content", lambda: health(replica)["status"] == "ok")
 
 
 def test_with_a_wrong_token_it_waits_and_says_so_and_a_rotated_one_is_read_anew(rig):
