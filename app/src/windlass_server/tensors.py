@@ -55,6 +55,8 @@ TENSORFLOW_NAME: dict[DataType, str] = {
     DataType.BYTES: "DT_STRING",
 }
 
+_ZERO = bytes(8)
+"""Of any type of number."""
 _SMALL_BYTES = 4096
 """Up to here copying a tensor costs less than making a view of its memory."""
 _BY_NUMPY = {dtype: datatype for datatype, dtype in NUMPY_TYPE.items()}
@@ -130,8 +132,8 @@ class PackedPixels(np.ndarray[Any, Any]):
             raise ValueError("pixels stand for numbers")
         if not all(math.isfinite(each) for each in scaling):
             raise ValueError(f"pixels can't be scaled by {scaling}")
-        nothing = np.broadcast_to(np.zeros((), NUMPY_TYPE[datatype]), tuple(shape))
-        packed = nothing.view(cls)
+        # All elements are one, a zero that can't be written to.
+        packed = cls(tuple(shape), NUMPY_TYPE[datatype], _ZERO, 0, (0,) * len(shape))
         packed.pixels, packed.scaling = pixels, scaling
         return packed
 

@@ -207,7 +207,9 @@ def _pixels(data: bytes, header: ImageHeader, how: ImageInput) -> Tensor:
             plain: Image.Image = image
             if image.mode.startswith("I"):  # 16 bits a pixel
                 plain = Image.fromarray(np.right_shift(np.asarray(image), 8).astype(np.uint8))
-            converted = plain.convert(_MODES[how.channels])
+            mode = _MODES[how.channels]
+            # Converting what is of that mode already would copy it: three quarters of a megabyte of a photo.
+            converted = plain if plain.mode == mode else plain.convert(mode)
             resized = converted.resize((how.width, how.height), _RESAMPLING[how.resampling])
             return np.asarray(resized)
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, struct.error) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import socket
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -52,13 +53,19 @@ class _ImageHelper(Worker):
 
 def _decode(head: dict[str, Any], tensors: dict[str, Tensor]) -> _Result:
     header = ImageHeader(*head["header"])
-    how, spec = ImageInput.parse(head["how"], "main"), TensorSpec.parse(head["spec"], "main")
+    how, spec = _wanted(head["wanted"])
     try:
         return {}, {"image": packed_image(tensors["data"].tobytes(), header, how, spec)}
     except MemoryError:
         raise ServingError(
             Code.PAYLOAD_TOO_LARGE, "decoding the image takes more memory than there is for it: send a smaller one"
         ) from None
+
+
+@lru_cache(maxsize=64)
+def _wanted(text: str) -> tuple[ImageInput, TensorSpec]:
+    how, spec = orjson.loads(text)
+    return ImageInput.parse(how, "main"), TensorSpec.parse(spec, "main")
 
 
 class _JsonHelper(Worker):

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 import numpy as np
+import orjson
 
 from windlass_contract.manifest import DataType, ImageInput, TensorSpec
 from windlass_server.api.images import ImageHeader, encoded_tensor
@@ -18,6 +19,7 @@ from windlass_server.tensors import Tensor
 _BYTES_PER_PIXEL = 16
 """Of the largest image: decoded, converted and resized, with a copy between each."""
 _BYTES_BESIDES = 256 * 1024 * 1024
+_MAX_ASKED = 256
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class ImageDecoder:
         settings = settings or DecoderSettings()
         self._deadline = settings.deadline
         self._turns = asyncio.Semaphore(settings.processes)
+        self._asked: dict[tuple[int, int], tuple[ImageInput, TensorSpec, str]] = {}
+        """What decoders are told of an input, by who asks for it: both stay the same for all of a version's images."""
         self.helpers = Helpers(
             launcher,
             HelperSettings(
@@ -67,9 +71,10 @@ class ImageDecoder:
 
     async def _ask(self, helper: Helper, data: bytes, header: ImageHeader, how: ImageInput, spec: TensorSpec) -> Tensor:
         head = {
-            "op": "decode", "how": how.to_dict(), "spec": spec.to_dict(),
+            "op": "decode",
+            "wanted": self._wanted(how, spec),
             "header": [header.format, header.width, header.height, header.frames],
-        }  # fmt: skip
+        }
         try:
             async with asyncio.timeout(self._deadline):
                 _, tensors = await helper.ask(head, {"data": np.frombuffer(data, dtype=np.uint8)})
@@ -84,3 +89,13 @@ class ImageDecoder:
                 ) from None
             raise ServingError(Code.INVALID_ARGUMENT, "the image can't be read: its decoder crashed") from None
         return tensors["image"]
+
+    def _wanted(self, how: ImageInput, spec: TensorSpec) -> str:
+        known = self._asked.get((id(how), id(spec)))
+        if known is None:
+            if len(self._asked) >= _MAX_ASKED:
+                self._asked.clear()
+            # Both are kept, so that nothing else gets their ids.
+            known = how, spec, orjson.dumps([how.to_dict(), spec.to_dict()]).decode()
+            self._asked[id(how), id(spec)] = known
+        return known[2]
