@@ -284,6 +284,7 @@ def resident_settings(settings: Settings, room: Room) -> ResidentSettings:
         preparing_cpus_beside_requests=settings.loading_cpus or cpus_beside_requests(),
         max_batch_size=settings.max_batch_size,
         slice_rows=settings.slice_rows,
+        freeze_bytes=settings.freeze_bytes,
         room=room,
         allow_operations=frozenset(settings.allow_operation),
         require_confinement=settings.require_confinement,

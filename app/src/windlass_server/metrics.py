@@ -151,6 +151,11 @@ class _Replica(Collector):
             "Rows of a large request that the version's worker runs at a time; 0: all of them",
             labels=by_version,
         )
+        frozen = GaugeMetricFamily(
+            "windlass_version_frozen",
+            "1: the version is run with constants in place of its variables",
+            labels=by_version,
+        )
         threads = GaugeMetricFamily(
             "windlass_version_threads", "Requests that the version's worker runs at a time", labels=by_version
         )
@@ -158,6 +163,7 @@ class _Replica(Collector):
             if slot.resident is not None and slot.resident.state is VersionState.PREPARED:
                 batch.add_metric([key.model, str(key.version)], slot.resident.max_batch_size)
                 slices.add_metric([key.model, str(key.version)], slot.resident.slice_rows)
+                frozen.add_metric([key.model, str(key.version)], float(slot.resident.frozen))
                 threads.add_metric([key.model, str(key.version)], slot.resident.threads)
         breaker = GaugeMetricFamily(
             "windlass_breaker_open", "1: the version failed too often, and its traffic is taken away", labels=by_version
@@ -165,7 +171,7 @@ class _Replica(Collector):
         opened = {(key.model, str(key.version)) for key in self._host.open_breakers}
         for names in {(key.model, str(key.version)) for key in self._host.slots}:
             breaker.add_metric(names, float(names in opened))
-        yield from (state, weight, memory, restarts, lagging, batch, slices, threads, breaker)
+        yield from (state, weight, memory, restarts, lagging, batch, slices, frozen, threads, breaker)
 
     def _answers(self) -> Iterator[Metric]:
         by_version = ["model", "version"]

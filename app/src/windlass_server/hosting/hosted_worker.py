@@ -16,6 +16,7 @@ from windlass_server.hosting.batch_sizes import MOST_ROWS, SLICE_ROWS
 from windlass_server.hosting.channel import Answer, WorkerChannel
 from windlass_server.hosting.confinement import lacking
 from windlass_server.hosting.cpus import available_cpus, cpus_beside_requests, loading_cpus
+from windlass_server.hosting.freezing import FREEZE_BYTES
 from windlass_server.hosting.launcher import Launcher, LauncherError, WorkerExit, WorkerProcess
 from windlass_server.hosting.memory import Room, own_bytes
 from windlass_server.hosting.processes import processor_seconds
@@ -39,6 +40,8 @@ class ResidentSettings:
     """Of one row each that it runs together at most."""
     slice_rows: int = SLICE_ROWS
     """Rows of a large request that it runs at a time; 0: all of them."""
+    freeze_bytes: int = FREEZE_BYTES
+    """Of variables that may be made constants; 0: none."""
     preparing_cpus: float | None = field(default_factory=loading_cpus)
     """Processors' worth of time for a version that is prepared while another serves; None: any, but the next."""
     preparing_cpus_beside_requests: float = field(default_factory=cpus_beside_requests)

@@ -21,6 +21,7 @@ from windlass_server.errors import Code, ServingError
 from windlass_server.hosting import batching, trials
 from windlass_server.hosting.asking import WorkerDownError
 from windlass_server.hosting.background import in_background
+from windlass_server.hosting.freezing import MEMORY_FACTOR
 from windlass_server.hosting.hosted_worker import HostedWorker, ResidentSettings
 from windlass_server.hosting.launcher import Launcher, LauncherError
 from windlass_server.hosting.memory import kill_first
@@ -68,6 +69,8 @@ class Findings:
     """Signatures whose one-row requests are run together when they come together."""
     sliced: set[str] = field(default_factory=set)
     """Signatures whose large requests are run a few rows at a time."""
+    frozen: bool = False
+    """Its variables are constants."""
     memory_bytes: int | None = None
 
 
@@ -98,6 +101,9 @@ class Preparation:
         """While it is brought up."""
         self._parity: list[tuple[ParitySamples, ParityArrays]] = []
         self._held_to: float | None = None
+        self._variable_bytes = 0
+        self._may_freeze = settings.freeze_bytes > 0
+        self._freezing = False
 
     async def run(self, *, tested_before: bool = False, keep_reserve: bool = True) -> HostedWorker:
         """The worker, able to answer. `tested_before`: the same bytes passed their samples in this replica, so they are
@@ -111,12 +117,37 @@ class Preparation:
         self._check_room(artifact.manifest, keep_reserve=keep_reserve)
         self._enter(VersionState.LOADING)
         try:
-            return await self._bring_up_gently(artifact, tested_before)
+            return await self._bring_up_unfrozen_at_worst(artifact, tested_before)
         except PreparationError as error:
             if error.failure.is_verdict:
                 # A verdict is about the files that verified. If they are others by now, this says so instead.
                 await self._verify()
             raise
+
+    async def _bring_up_unfrozen_at_worst(self, artifact: Artifact, tested_before: bool) -> HostedWorker:
+        """Trying to freeze a model is never a reason not to serve it."""
+        before = list(self.found.gates)
+        try:
+            return await self._bring_up_gently(artifact, tested_before)
+        except PreparationError as error:
+            if not self._freezing:
+                raise
+            _log.warning(
+                "model %s, version %d: it can't be tried with constants in place of its variables (%s); it is loaded "
+                "anew without that",
+                self._spec.model, self._spec.version, error,
+            )  # fmt: skip
+        self._may_freeze = self._freezing = False
+        self._begin_anew(before)
+        return await self._bring_up_gently(artifact, tested_before)
+
+    def _begin_anew(self, gates: list[GateResult]) -> None:
+        self.found.gates[:] = gates
+        self._parity.clear()
+        self.found.batched.clear()
+        self.found.sliced.clear()
+        self.found.frozen = False
+        self._enter(VersionState.LOADING)
 
     async def _bring_up_gently(self, artifact: Artifact, tested_before: bool) -> HostedWorker:
         """While requests come to another version, this one takes what they leave; all the same it has to get ready."""
@@ -131,11 +162,8 @@ class Preparation:
                 self._spec.model,
                 self._spec.version,
             )
-        self.found.gates[:] = before
-        self._parity.clear()
-        self.found.batched.clear()
-        self.found.sliced.clear()
-        self._enter(VersionState.LOADING)
+        self._freezing = False
+        self._begin_anew(before)
         return await self._bring_up(artifact, tested_before)
 
     async def _bring_up(self, artifact: Artifact, tested_before: bool, *, when_idle: bool = False) -> HostedWorker:
@@ -188,6 +216,7 @@ class Preparation:
         await self._verify()  # what was loaded is what was verified: nothing changed in between
         self._enter(VersionState.WARMING_UP)
         await self._read_parity(manifest)
+        await self._try_frozen(worker, manifest)
         await self._warm_up(worker, manifest)
         await self._try_batches(worker, manifest)
         if not tested_before:
@@ -297,6 +326,7 @@ class Preparation:
                 f"{difference}: its manifest doesn't say what the model is",
             )
         self._pass(Gate.SIGNATURE, ", ".join(sorted(manifest.signatures))[:200])
+        self._variable_bytes = int(head["variableBytes"])
         # Only what the manifest names is served.
         self.found.signatures = {name: loaded[name] for name in manifest.signatures}
 
@@ -351,16 +381,40 @@ class Preparation:
         statistic = f"{len(repeated)} runs"
         self._pass(Gate.WARM_UP, f"{statistic}; zeros were refused by {', '.join(refused)}" if refused else statistic)
 
+    async def _try_frozen(self, worker: HostedWorker, manifest: Manifest) -> None:
+        """Finds out whether it is better run with constants in place of its variables. It can answer in any case."""
+        room, size = self._settings.room, self._variable_bytes
+        if not self._may_freeze or not 0 < size <= self._settings.freeze_bytes:
+            return
+        if room is not None and room.level().left - room.reserve < MEMORY_FACTOR * size:
+            return
+        self._freezing = True
+        most, served = max(manifest.warmup_batch_sizes, default=1), list(self.found.signatures)
+        better = True
+        for name in served:
+            head = {"op": "freeze", "signature": name, "served": served, "rows": most}
+            answer, _ = await worker.call(head, self._trial_rows(name))
+            better = better and answer.get("better") is True
+            if not better:
+                break
+        await worker.call({"op": "adopt", "frozen": better})
+        self._freezing = False
+        if better:
+            self.found.frozen = True
+            _log.info("model %s: it is run with constants in place of its variables", self._spec.model)
+
+    def _trial_rows(self, signature: str) -> dict[str, Tensor]:
+        """Of its parity samples, so many as trials take; none where there are too few."""
+        samples = next((arrays.inputs for samples, arrays in self._parity if samples.signature == signature), {})
+        enough = all(tensor.ndim and len(tensor) >= batching.LEAST_ROWS for tensor in samples.values())
+        return {key: tensor[: batching.TRIED_ROWS] for key, tensor in samples.items()} if enough else {}
+
     async def _try_batches(self, worker: HostedWorker, manifest: Manifest) -> None:
         """Finds out whether requests may be run together, and large ones in slices. It can answer in any case."""
         # No more rows than it was packed with: more may need more memory than there is for it.
         most = max(manifest.warmup_batch_sizes, default=1)
-        real = {samples.signature: arrays.inputs for samples, arrays in self._parity}
         for name in self.found.signatures:
-            samples = real.get(name, {})
-            enough = all(tensor.ndim and len(tensor) >= batching.LEAST_ROWS for tensor in samples.values())
-            rows = {key: tensor[: batching.TRIED_ROWS] for key, tensor in samples.items()} if enough else {}
-            answer, _ = await worker.call({"op": "batch", "signature": name, "rows": most}, rows)
+            answer, _ = await worker.call({"op": "batch", "signature": name, "rows": most}, self._trial_rows(name))
             if answer.get("batched") is True:
                 self.found.batched.add(name)
                 _log.info("model %s: one-row requests to signature %s are run together", self._spec.model, name)

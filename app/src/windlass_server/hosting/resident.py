@@ -100,6 +100,11 @@ class Resident:
         return self._settings.slice_rows if self._found.sliced else 0
 
     @property
+    def frozen(self) -> bool:
+        """Its variables are constants."""
+        return self._found.frozen
+
+    @property
     def threads(self) -> int:
         """Requests that its worker runs at a time."""
         return self._settings.threads

@@ -8,6 +8,7 @@ process ends.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import threading
@@ -44,8 +45,9 @@ from windlass_server.hosting.frames import (
     lengths,
     size_of,
 )
+from windlass_server.hosting.freezing import is_better
 from windlass_server.hosting.memory_reading import private_bytes
-from windlass_server.hosting.processes import lower_priority, run_when_idle
+from windlass_server.hosting.processes import lower_priority, run_when_idle, trim_memory
 from windlass_server.hosting.slicing import (
     RowsLostError,
     are_as_good,
@@ -96,6 +98,8 @@ class Worker:
         self._max_answer_bytes: int = argument["maxAnswerBytes"]
         self._confinement: dict[str, str] = argument["confinement"]
         self._model: Runtime | None = None
+        self._frozen: Runtime | None = None
+        """While it is tried."""
         self._ahead = allocate(_READ_AHEAD)
         self._ahead_start = self._ahead_end = 0
         self._reading = threading.Lock()
@@ -112,6 +116,8 @@ class Worker:
             "hello": self._hello,
             "check": self._check,
             "load": self._load,
+            "freeze": self._try_frozen,
+            "adopt": self._adopt,
             "batch": self._try_batches,
             "run": self._run,
         }
@@ -200,7 +206,35 @@ class Worker:
         model: Runtime = self._gently(lambda: module.load(self._path))
         self._model = model
         signatures = {name: signature.to_dict() for name, signature in model.signatures.items()}
-        return {"signatures": signatures}, {}
+        return {"signatures": signatures, "variableBytes": model.variable_bytes}, {}
+
+    def _try_frozen(self, head: dict[str, Any], tensors: dict[str, Tensor]) -> _Request:
+        """Whether one of the `served` signatures is better frozen. `tensors`: rows to find it out with; none: random
+        ones; at most `rows` of them at a time."""
+        model, name = self._loaded(), head["signature"]
+        outputs = list(model.signatures[name].outputs)
+
+        def shown() -> bool:
+            if self._frozen is None:
+                self._frozen = model.frozen(head["served"])
+            frozen = self._frozen
+            rows = tensors or random_rows(model.signatures[name])
+            return is_better(
+                lambda each: model.run(name, each, outputs),
+                lambda each: frozen.run(name, each, outputs),
+                rows,
+                head["rows"],
+            )
+
+        return {"better": has_rows(model.signatures[name]) and self._holds(shown)}, {}
+
+    def _adopt(self, head: dict[str, Any], _tensors: dict[str, Tensor]) -> _Request:
+        """From now on the frozen model runs, or it is forgotten."""
+        if head["frozen"]:
+            self._model = self._frozen
+        self._frozen = None
+        self._gently(_clean_up)
+        return {}, {}
 
     def _try_batches(self, head: dict[str, Any], tensors: dict[str, Tensor]) -> _Request:
         """Whether requests to a signature may be run together from now on, and large ones, of up to `rows` rows, in
@@ -357,6 +391,11 @@ class Worker:
                 pieces = advance(pieces, sent)
         except OSError:
             os._exit(0)
+
+
+def _clean_up() -> None:
+    gc.collect()
+    trim_memory()
 
 
 def _unpacked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

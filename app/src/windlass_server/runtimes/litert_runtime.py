@@ -95,6 +95,15 @@ class LiteRTRuntime:
         """See `Runtime`. By all operators of the file."""
         return self._only_computes
 
+    @property
+    def variable_bytes(self) -> int:
+        """See `Runtime`. The converter has made constants of all."""
+        return 0
+
+    def frozen(self, signatures: Sequence[str]) -> LiteRTRuntime:
+        """See `Runtime`."""
+        raise ValueError(f"there are no variables in {', '.join(signatures)}")
+
     def _run_signature(self, interpreter: Any, signature: str, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         key = id(interpreter), signature
         runner = self._runners.get(key)

@@ -33,6 +33,16 @@ class Runtime(Protocol):
         """Whether a request's rows may be tried in several runs, for the same reason."""
         ...
 
+    @property
+    def variable_bytes(self) -> int:
+        """Of the variables that `frozen` makes constants; 0: it can't, or there is nothing to gain."""
+        ...
+
+    def frozen(self, signatures: Sequence[str]) -> Runtime:
+        """The same with variables as constants, so that what depends on them alone is computed once, not for each
+        request. A second model beside this one. Raises what the framework raises, and `ValueError`."""
+        ...
+
 
 class RuntimeModule(Protocol):
     """A module of this package. Importing it imports the framework and starts nothing."""

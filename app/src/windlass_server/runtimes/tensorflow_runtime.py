@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import op_def_registry  # no public way says whether an operation has state
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from windlass_contract.manifest import ELEMENT_TYPES, DataType, Signature, TensorSpec
 from windlass_server.errors import Code, ServingError
@@ -24,6 +25,9 @@ _READING = frozenset(
     }
 )
 """What TensorFlow calls stateful since it depends on variables and tables, and doesn't change them."""
+_READING_VARIABLES = _READING - {"HashTableV2", "MutableHashTableV2", "LookupTableFindV2"}
+_FEW_VARIABLES = 16
+"""Fewer are one or two layers: nothing in them can be computed ahead."""
 _CONTROL_FLOW = frozenset(
     {
         *("StatelessIf", "StatelessCase", "StatelessWhile", "If", "Case", "While", "For"),
@@ -60,7 +64,7 @@ def load(folder: Path) -> TensorFlowRuntime:
     """Loads the meta graph tagged `serve`. Raises what TensorFlow raises, `ServingError` when there is not enough
     memory, and `ValueError` for a model without usable signatures."""
     try:
-        return TensorFlowRuntime(folder)
+        return TensorFlowRuntime.of(folder)
     except tf.errors.ResourceExhaustedError as error:
         raise _refusal(error) from None
 
@@ -68,16 +72,27 @@ def load(folder: Path) -> TensorFlowRuntime:
 class TensorFlowRuntime:
     """A loaded SavedModel."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, functions: Mapping[str, Any], signatures: Mapping[str, Signature], calls: Mapping[str, _Call], model: Any
+    ) -> None:
+        """`model`: what has to live as long as the functions."""
+        self._model = model
+        self._functions = functions
+        self._signatures = signatures
+        self._calls = calls
+        self._operations: dict[str, frozenset[str]] = {}
+
+    @classmethod
+    def of(cls, folder: Path) -> TensorFlowRuntime:
+        """Loads it. Raises what `load` says."""
         method_names = methods(folder / "saved_model.pb")
-        self._model = tf.saved_model.load(str(folder), tags=["serve"])  # the functions live as long as this
-        self._functions: dict[str, Any] = dict(self._model.signatures)
-        self._signatures = {
-            name: _signature(function, method_names.get(name, "")) for name, function in self._functions.items()
-        }
-        self._calls = {name: _call_of(function, self._signatures[name]) for name, function in self._functions.items()}
-        if not self._signatures:
+        model = tf.saved_model.load(str(folder), tags=["serve"])
+        functions = dict(model.signatures)
+        signatures = {name: _signature(function, method_names.get(name, "")) for name, function in functions.items()}
+        if not signatures:
             raise ValueError("the SavedModel has no signatures; save it with signatures=…")
+        calls = {name: _call_of(function, signatures[name]) for name, function in functions.items()}
+        return cls(functions, signatures, calls, model)
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
@@ -94,14 +109,53 @@ class TensorFlowRuntime:
 
     def may_batch(self, signature: str) -> bool:
         """See `Runtime`. By its graph, and those of all functions that it calls."""
-        graph = self._functions[signature].graph.as_graph_def()
-        functions = {function.signature.name for function in graph.library.function}
-        nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
-        return all(node.op in functions or _only_computes(node.op) for node in nodes)
+        return all(_only_computes(operation) for operation in self._operations_of(signature))
 
     def may_slice(self, signature: str) -> bool:
         """See `Runtime`."""
         return self.may_batch(signature)
+
+    @property
+    def variable_bytes(self) -> int:
+        """See `Runtime`. Only of models that do nothing but compute and read variables."""
+        variables: dict[int, Any] = {}
+        for name, function in self._functions.items():
+            stateful = {each for each in self._operations_of(name) if op_def_registry.get(each).is_stateful}
+            if not isinstance(self._calls[name], _Operation) or not self.may_batch(name):
+                return 0
+            if stateful - _READING_VARIABLES or len(function.variables) != len(function.captured_inputs):
+                return 0
+            variables |= {id(each): each for each in function.variables}
+        if len(variables) < _FEW_VARIABLES:
+            return 0
+        # Each signature gets constants of its own.
+        return sum(_bytes_of(each) for function in self._functions.values() for each in function.variables)
+
+    def frozen(self, signatures: Sequence[str]) -> TensorFlowRuntime:
+        """See `Runtime`."""
+        functions = {}
+        calls: dict[str, _Call] = {}
+        for name in signatures:
+            call = self._calls[name]
+            function = convert_variables_to_constants_v2(self._functions[name], lower_control_flow=False)
+            if not isinstance(call, _Operation) or function.captured_inputs:
+                raise ValueError(f"signature {name} depends on more than variables")
+            functions[name] = function
+            calls[name] = call.with_function(function)
+        frozen = TensorFlowRuntime(functions, {name: self._signatures[name] for name in signatures}, calls, None)
+        # Its own graphs hold all constants: they aren't to be looked through.
+        frozen._operations = {name: self._operations_of(name) for name in signatures}
+        return frozen
+
+    def _operations_of(self, signature: str) -> frozenset[str]:
+        """The kinds of operations in its graph, and in those of all functions that it calls."""
+        known = self._operations.get(signature)
+        if known is None:
+            graph = self._functions[signature].graph.as_graph_def()
+            functions = {function.signature.name for function in graph.library.function}
+            nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+            known = self._operations[signature] = frozenset({node.op for node in nodes} - functions)
+        return known
 
 
 class _Operation:
@@ -115,6 +169,16 @@ class _Operation:
         self._outputs = outputs
         self._types = [tensor.dtype for tensor in function.outputs]
 
+    def with_function(self, function: Any) -> _Operation:
+        """The same of another function. Raises `ValueError` when it isn't like this one."""
+        given, returned = (
+            [[tensor.dtype for tensor in tensors] for tensors in (each.inputs[: len(self._inputs)], each.outputs)]
+            for each in (self._function, function)
+        )
+        if len(function.inputs) != len(self._inputs) or given != returned:
+            raise ValueError("the frozen function has other inputs or outputs")
+        return _Operation(function, self._inputs, self._outputs)
+
     def __call__(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
         """Its outputs."""
         arguments = [*(tensors[name] for name in self._inputs), *self._captured]
@@ -122,7 +186,14 @@ class _Operation:
         return dict(zip(self._outputs, results, strict=True))
 
 
-def _call_of(function: Any, signature: Signature) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+_Call = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+def _bytes_of(variable: Any) -> int:
+    return int(variable.shape.num_elements() or 0) * int(variable.dtype.size)
+
+
+def _call_of(function: Any, signature: Signature) -> _Call:
     """The quickest way to call it that its inputs' and outputs' order is known for."""
     inputs, outputs = _input_order(function), sorted(signature.outputs)
     types = [NUMPY_TYPE[signature.outputs[name].datatype] for name in outputs]
