@@ -18,8 +18,7 @@ from windlass_contract.health import HEALTH
 from windlass_contract.identifiers import Revision, ServerName
 from windlass_server.api.cors import check_origin
 from windlass_server.api.limits import Limits
-from windlass_server.hosting.batch_sizes import MOST_ROWS, SLICE_ROWS
-from windlass_server.hosting.freezing import FREEZE_BYTES
+from windlass_server.hosting.batch_sizes import FREEZE_BYTES, MOST_ROWS, SLICE_ROWS
 
 ENV_PREFIX = "WINDLASS_"
 UNMANAGED_SERVER = "default"

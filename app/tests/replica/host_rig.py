@@ -39,7 +39,7 @@ class FakeResident:
         self.gate.set()
         self.error: ServingError | None = None
         self.stuck = False
-        self.max_batch_size, self.slice_rows, self.threads = 4, 8, 2
+        self.max_batch_size, self.slice_rows, self.threads, self.frozen = 4, 8, 2, True
         self.digest = order.key.digest
         self.signatures = {"serving_default": SIGNATURE}
         self.manifest = Manifest(

@@ -70,6 +70,7 @@ def test_what_a_version_was_given_of_the_machine_is_told_as_long_as_it_is_prepar
         chosen = (
             'windlass_version_max_batch_size{model="m",version="1"} 4.0',
             'windlass_version_slice_rows{model="m",version="1"} 8.0',
+            'windlass_version_frozen{model="m",version="1"} 1.0',
             'windlass_version_threads{model="m",version="1"} 2.0',
         )
         assert not any(line in metrics.text().decode().splitlines() for line in chosen)

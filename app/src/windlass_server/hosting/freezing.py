@@ -13,8 +13,6 @@ from collections.abc import Callable
 from windlass_server.hosting.batching import LEAST_ROWS, Run, Tensors, join, same_answers, split
 from windlass_server.hosting.slicing import row_count
 
-FREEZE_BYTES = 32 * 1024 * 1024
-"""Of variables, by default."""
 MEMORY_FACTOR = 24
 """Of the variables' bytes: what trying it takes for a moment, with all copies that TensorFlow makes. A fifth of that
 stays."""

@@ -12,11 +12,10 @@ from typing import Any
 from windlass_contract.health import HEALTH
 from windlass_server.errors import Code, ServingError
 from windlass_server.hosting.asking import Asked, Asking
-from windlass_server.hosting.batch_sizes import MOST_ROWS, SLICE_ROWS
+from windlass_server.hosting.batch_sizes import FREEZE_BYTES, MOST_ROWS, SLICE_ROWS
 from windlass_server.hosting.channel import Answer, WorkerChannel
 from windlass_server.hosting.confinement import lacking
 from windlass_server.hosting.cpus import available_cpus, cpus_beside_requests, loading_cpus
-from windlass_server.hosting.freezing import FREEZE_BYTES
 from windlass_server.hosting.launcher import Launcher, LauncherError, WorkerExit, WorkerProcess
 from windlass_server.hosting.memory import Room, own_bytes
 from windlass_server.hosting.processes import processor_seconds

@@ -216,7 +216,7 @@ class Preparation:
         await self._verify()  # what was loaded is what was verified: nothing changed in between
         self._enter(VersionState.WARMING_UP)
         await self._read_parity(manifest)
-        await self._try_frozen(worker, manifest)
+        await self._try_frozen(worker, manifest, shown=tested_before)
         await self._warm_up(worker, manifest)
         await self._try_batches(worker, manifest)
         if not tested_before:
@@ -381,10 +381,12 @@ class Preparation:
         statistic = f"{len(repeated)} runs"
         self._pass(Gate.WARM_UP, f"{statistic}; zeros were refused by {', '.join(refused)}" if refused else statistic)
 
-    async def _try_frozen(self, worker: HostedWorker, manifest: Manifest) -> None:
-        """Finds out whether it is better run with constants in place of its variables. It can answer in any case."""
+    async def _try_frozen(self, worker: HostedWorker, manifest: Manifest, *, shown: bool) -> None:
+        """Finds out whether it is better run with constants in place of its variables. It can answer in any case.
+        `shown`: that was found out before."""
         room, size = self._settings.room, self._variable_bytes
-        if not self._may_freeze or not 0 < size <= self._settings.freeze_bytes:
+        expected, self.found.frozen = self.found.frozen, False
+        if not self._may_freeze or not 0 < size <= self._settings.freeze_bytes or (shown and not expected):
             return
         if room is not None and room.level().left - room.reserve < MEMORY_FACTOR * size:
             return
@@ -392,7 +394,7 @@ class Preparation:
         most, served = max(manifest.warmup_batch_sizes, default=1), list(self.found.signatures)
         better = True
         for name in served:
-            head = {"op": "freeze", "signature": name, "served": served, "rows": most}
+            head = {"op": "freeze", "signature": name, "served": served, "rows": most, "shown": shown}
             answer, _ = await worker.call(head, self._trial_rows(name))
             better = better and answer.get("better") is True
             if not better:

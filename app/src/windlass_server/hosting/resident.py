@@ -251,6 +251,7 @@ class Resident:
             # It has to be what it was; and until it is loaded again, that is what there is to know of it.
             preparation.found.artifact = before.artifact
             preparation.found.signatures = before.signatures
+            preparation.found.frozen = before.frozen
         try:
             # What ran here before is worth the reserve, unless it was ended for taking that.
             keep_reserve = self._evicted or not tested_before

@@ -210,13 +210,15 @@ class Worker:
 
     def _try_frozen(self, head: dict[str, Any], tensors: dict[str, Tensor]) -> _Request:
         """Whether one of the `served` signatures is better frozen. `tensors`: rows to find it out with; none: random
-        ones; at most `rows` of them at a time."""
+        ones; at most `rows` of them at a time. `shown`: it was found out before."""
         model, name = self._loaded(), head["signature"]
         outputs = list(model.signatures[name].outputs)
 
         def shown() -> bool:
             if self._frozen is None:
                 self._frozen = model.frozen(head["served"])
+            if head["shown"]:
+                return True
             frozen = self._frozen
             rows = tensors or random_rows(model.signatures[name])
             return is_better(
