@@ -114,8 +114,9 @@ class Settings(BaseSettings):
     )
     freeze_bytes: Annotated[int, Field(ge=0, le=2**30)] = Field(
         FREEZE_BYTES,
-        description="bytes of a SavedModel's variables up to which they are made constants, where the version was seen "
-        "to be quicker so, with the same answers; that takes five times as much memory; 0: they never are",
+        description="bytes of a SavedModel's variables, for each signature that is served, up to which they are made "
+        "constants, where the version was seen to be quicker so, with the same answers; that takes five times as much "
+        "memory; 0: they never are",
     )
     request_deadline: Seconds = Field(30.0, description="seconds from a request's admission to its answer, else 504")
     load_deadline: Seconds = Field(

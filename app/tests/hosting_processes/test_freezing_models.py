@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from windlass_contract.report import VersionState
+from windlass_server.errors import Code, ServingError
 from windlass_server.hosting.channel import Answer
 from windlass_server.hosting.freezing import MEMORY_FACTOR
 from windlass_server.hosting.hosted_worker import HostedWorker, ResidentSettings
@@ -26,21 +27,28 @@ IMAGES = np.random.default_rng(3).integers(0, 255, (6, 96, 96, 3), np.uint8)
 
 
 class Listened:
-    """What main asks workers about freezing. `then` is done when a worker is asked to try."""
+    """What main asks workers about freezing. `then` is done before a worker is asked for `when`."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, then: Callable[[HostedWorker], None] = lambda _: None) -> None:
-        self.asked: list[tuple[str, bool]] = []
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, when: str = "", then: Callable[[HostedWorker], None] = lambda _: None
+    ) -> None:
+        self.asked: list[str] = []
         call = HostedWorker.call
 
         async def listened(worker: HostedWorker, head: dict[str, Any], *tensors: Any) -> Answer:
-            if head["op"] == "freeze":
-                self.asked.append((head["signature"], head["shown"]))
+            if head["op"] in {"freeze", "try", "adopt"}:
+                self.asked.append(head["op"])
+            if head["op"] == when:
                 then(worker)
             answer = await call(worker, head, *tensors)
             # Whether it is quicker is a matter of time, which tests beside others haven't in their hands.
-            return ({**answer[0], "better": True}, answer[1]) if "better" in answer[0] else answer
+            return ({"better": True}, answer[1]) if head["op"] == "try" else answer
 
         monkeypatch.setattr(HostedWorker, "call", listened)
+
+
+def die(worker: HostedWorker) -> None:
+    os.kill(worker.pid, signal.SIGSEGV)
 
 
 async def scores(resident: Resident) -> Any:
@@ -65,7 +73,7 @@ def test_a_network_is_frozen_answers_the_same_and_is_frozen_again_after_a_crash(
         await plain.prepare()
         assert (frozen.state, plain.state) == (VersionState.PREPARED, VersionState.PREPARED)
         assert (frozen.frozen, plain.frozen) == (True, False)
-        assert listened.asked == [("serving_default", False)]
+        assert listened.asked == ["freeze", "try", "adopt"]
         expected = await scores(plain)
         np.testing.assert_allclose(await scores(frozen), expected, rtol=1e-4, atol=1e-5)
         first = frozen.worker_pid
@@ -73,24 +81,59 @@ def test_a_network_is_frozen_answers_the_same_and_is_frozen_again_after_a_crash(
         os.kill(first, signal.SIGKILL)
         await until(lambda: frozen.worker_pid not in {None, first})
         assert frozen.frozen
-        assert listened.asked == [("serving_default", False), ("serving_default", True)]
+        assert listened.asked[3:] == ["freeze", "adopt"], "it isn't tried again what was seen before"
         np.testing.assert_allclose(await scores(frozen), expected, rtol=1e-4, atol=1e-5)
 
     run(main())
 
 
+@pytest.mark.parametrize("when", ["freeze", "try", "adopt"])
 def test_a_model_whose_worker_dies_of_being_frozen_is_served_as_it_is(
-    run: Run, make_resident: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, make_resident: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    listened = Listened(monkeypatch, lambda worker: os.kill(worker.pid, signal.SIGSEGV))
+    listened = Listened(monkeypatch, when, die)
     models.network(tmp_path, "m", 1, 1)
     resident = make_resident("m")
 
     async def main() -> None:
         await resident.prepare()
         assert (resident.state, resident.frozen, resident.failure) == (VersionState.PREPARED, False, None)
-        assert listened.asked == [("serving_default", False)]
+        assert listened.asked.count("freeze") == 1
         assert [gate.gate.value for gate in resident.gates].count("Load") == 1, "the evidence is of what serves"
+        assert (await scores(resident)).shape == (6, 10)
+
+    run(main())
+
+
+@pytest.mark.parametrize("what", ["can't be frozen", "fails its warm-up"])
+def test_a_model_that_fails_frozen_is_judged_as_it_was_saved(
+    run: Run, make_resident: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    Listened(monkeypatch)
+    asked, ran = HostedWorker.call, HostedWorker.run
+    failed: list[str] = []
+
+    async def refuse_to_freeze(worker: HostedWorker, head: dict[str, Any], *tensors: Any) -> Answer:
+        if head["op"] == "freeze" and what == "can't be frozen":
+            failed.append(what)
+            raise ServingError(Code.INTERNAL, "ValueError: no")
+        return await asked(worker, head, *tensors)
+
+    async def refuse_to_run(worker: HostedWorker, *given: Any, **named: Any) -> Any:
+        if resident.frozen:
+            failed.append(what)
+            raise ServingError(Code.INTERNAL, "no")
+        return await ran(worker, *given, **named)
+
+    monkeypatch.setattr(HostedWorker, "call", refuse_to_freeze)
+    monkeypatch.setattr(HostedWorker, "run", refuse_to_run)
+    models.network(tmp_path, "m", 1, 1)
+    resident = make_resident("m")
+
+    async def main() -> None:
+        await resident.prepare()
+        assert (resident.state, resident.frozen, resident.failure) == (VersionState.PREPARED, False, None)
+        assert failed == [what]
         assert (await scores(resident)).shape == (6, 10)
 
     run(main())
@@ -117,6 +160,30 @@ def test_freezing_is_tried_where_the_setting_and_memory_allow_it(
         await resident.prepare()
         assert resident.state is VersionState.PREPARED
         assert (bool(listened.asked), resident.frozen) == (tried, tried)
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("kind", "tried"), [("plain", True), ("branching", False), ("counting", False), ("looking up", False)]
+)
+def test_only_what_computes_and_reads_variables_is_tried(
+    run: Run, make_resident: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, tried: bool
+) -> None:
+    listened = Listened(monkeypatch)
+    models.deep(tmp_path, "m", 1, kind)
+    resident = make_resident("m")
+
+    async def main() -> None:
+        await resident.prepare()
+        assert resident.state is VersionState.PREPARED
+        assert (bool(listened.asked), resident.frozen) == (tried, tried)
+        x = np.full((2, 4), 0.5, np.float32)
+        y = (await resident.infer("serving_default", {"x": x}, timeout=30))["y"]
+        expected = x
+        for index in range(20):
+            expected = np.tanh(expected * np.float32(1 + index / 100))
+        np.testing.assert_allclose(y, expected, rtol=1e-4)
 
     run(main())
 

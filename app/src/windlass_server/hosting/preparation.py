@@ -21,7 +21,7 @@ from windlass_server.errors import Code, ServingError
 from windlass_server.hosting import batching, trials
 from windlass_server.hosting.asking import WorkerDownError
 from windlass_server.hosting.background import in_background
-from windlass_server.hosting.freezing import MEMORY_FACTOR
+from windlass_server.hosting.freezing import MEMORY_FACTOR, may_be_tried
 from windlass_server.hosting.hosted_worker import HostedWorker, ResidentSettings
 from windlass_server.hosting.launcher import Launcher, LauncherError
 from windlass_server.hosting.memory import kill_first
@@ -31,6 +31,8 @@ from windlass_server.runtimes import RUNTIME_OF
 from windlass_server.tensors import Tensor
 
 _MAX_MESSAGE = 2000
+_SHARE_TO_FREEZE = 0.25
+"""Of the load deadline."""
 _log = logging.getLogger(__name__)
 
 
@@ -101,15 +103,20 @@ class Preparation:
         """While it is brought up."""
         self._parity: list[tuple[ParitySamples, ParityArrays]] = []
         self._held_to: float | None = None
-        self._variable_bytes = 0
         self._may_freeze = settings.freeze_bytes > 0
+        self._better_frozen = False
         self._freezing = False
+        """The worker is asked to."""
 
-    async def run(self, *, tested_before: bool = False, keep_reserve: bool = True) -> HostedWorker:
+    async def run(
+        self, *, tested_before: bool = False, better_frozen: bool = False, keep_reserve: bool = True
+    ) -> HostedWorker:
         """The worker, able to answer. `tested_before`: the same bytes passed their samples in this replica, so they are
-        not run again. `keep_reserve`: it isn't loaded when less than the reserve of memory would be left."""
+        not run again; `better_frozen`: nor is it tried again whether they are. `keep_reserve`: it isn't loaded when
+        less than the reserve of memory would be left."""
         # What served before is missed already.
         self._held_to = None if tested_before else self._settings.preparing_cpus
+        self._better_frozen = better_frozen
         self._enter(VersionState.VERIFYING)
         artifact = await self._verify()
         self.found.artifact = artifact
@@ -117,28 +124,31 @@ class Preparation:
         self._check_room(artifact.manifest, keep_reserve=keep_reserve)
         self._enter(VersionState.LOADING)
         try:
-            return await self._bring_up_unfrozen_at_worst(artifact, tested_before)
+            return await self._bring_up_unfrozen_at_worst(artifact, tested_before, keep_reserve)
         except PreparationError as error:
             if error.failure.is_verdict:
                 # A verdict is about the files that verified. If they are others by now, this says so instead.
                 await self._verify()
             raise
 
-    async def _bring_up_unfrozen_at_worst(self, artifact: Artifact, tested_before: bool) -> HostedWorker:
-        """Trying to freeze a model is never a reason not to serve it."""
+    async def _bring_up_unfrozen_at_worst(
+        self, artifact: Artifact, tested_before: bool, keep_reserve: bool
+    ) -> HostedWorker:
+        """A version is judged as it was saved: whatever goes wrong with constants in place of its variables is no
+        reason not to serve it."""
         before = list(self.found.gates)
         try:
             return await self._bring_up_gently(artifact, tested_before)
         except PreparationError as error:
-            if not self._freezing:
+            if not (self._freezing or self.found.frozen):
                 raise
             _log.warning(
-                "model %s, version %d: it can't be tried with constants in place of its variables (%s); it is loaded "
-                "anew without that",
+                "model %s, version %d: it is loaded anew, with its variables, since it failed with constants: %s",
                 self._spec.model, self._spec.version, error,
             )  # fmt: skip
-        self._may_freeze = self._freezing = False
+        self._may_freeze = False
         self._begin_anew(before)
+        self._check_room(artifact.manifest, keep_reserve=keep_reserve)
         return await self._bring_up_gently(artifact, tested_before)
 
     def _begin_anew(self, gates: list[GateResult]) -> None:
@@ -146,7 +156,7 @@ class Preparation:
         self._parity.clear()
         self.found.batched.clear()
         self.found.sliced.clear()
-        self.found.frozen = False
+        self._freezing = self.found.frozen = False
         self._enter(VersionState.LOADING)
 
     async def _bring_up_gently(self, artifact: Artifact, tested_before: bool) -> HostedWorker:
@@ -162,7 +172,6 @@ class Preparation:
                 self._spec.model,
                 self._spec.version,
             )
-        self._freezing = False
         self._begin_anew(before)
         return await self._bring_up(artifact, tested_before)
 
@@ -216,7 +225,8 @@ class Preparation:
         await self._verify()  # what was loaded is what was verified: nothing changed in between
         self._enter(VersionState.WARMING_UP)
         await self._read_parity(manifest)
-        await self._try_frozen(worker, manifest, shown=tested_before)
+        if self._better_frozen or not tested_before:
+            await self._try_frozen(worker, manifest)
         await self._warm_up(worker, manifest)
         await self._try_batches(worker, manifest)
         if not tested_before:
@@ -326,7 +336,6 @@ class Preparation:
                 f"{difference}: its manifest doesn't say what the model is",
             )
         self._pass(Gate.SIGNATURE, ", ".join(sorted(manifest.signatures))[:200])
-        self._variable_bytes = int(head["variableBytes"])
         # Only what the manifest names is served.
         self.found.signatures = {name: loaded[name] for name in manifest.signatures}
 
@@ -381,29 +390,47 @@ class Preparation:
         statistic = f"{len(repeated)} runs"
         self._pass(Gate.WARM_UP, f"{statistic}; zeros were refused by {', '.join(refused)}" if refused else statistic)
 
-    async def _try_frozen(self, worker: HostedWorker, manifest: Manifest, *, shown: bool) -> None:
-        """Finds out whether it is better run with constants in place of its variables. It can answer in any case.
-        `shown`: that was found out before."""
-        room, size = self._settings.room, self._variable_bytes
-        expected, self.found.frozen = self.found.frozen, False
-        if not self._may_freeze or not 0 < size <= self._settings.freeze_bytes or (shown and not expected):
-            return
-        if room is not None and room.level().left - room.reserve < MEMORY_FACTOR * size:
+    async def _try_frozen(self, worker: HostedWorker, manifest: Manifest) -> None:
+        """Finds out whether it is better run with constants in place of its variables."""
+        served, limit = list(self.found.signatures), self._settings.freeze_bytes
+        rows = {name: self._trial_rows(name) for name in served}
+        if not self._may_freeze or not all(may_be_tried(self.found.signatures[name], rows[name]) for name in served):
             return
         self._freezing = True
-        most, served = max(manifest.warmup_batch_sizes, default=1), list(self.found.signatures)
-        better = True
-        for name in served:
-            head = {"op": "freeze", "signature": name, "served": served, "rows": most, "shown": shown}
-            answer, _ = await worker.call(head, self._trial_rows(name))
-            better = better and answer.get("better") is True
-            if not better:
-                break
-        await worker.call({"op": "adopt", "frozen": better})
+        try:
+            async with asyncio.timeout(self._settings.load_deadline * _SHARE_TO_FREEZE):
+                answer, _ = await worker.call({"op": "freezable", "served": served, "most": limit})
+                if not 0 < answer["bytes"] <= limit or not self._has_room_for(MEMORY_FACTOR * answer["bytes"]):
+                    self._freezing = False
+                    return
+                await worker.call({"op": "freeze", "served": served})
+                better = self._better_frozen or await self._is_better(worker, manifest, rows)
+                await worker.call({"op": "adopt", "frozen": better})
+        except (ServingError, TimeoutError) as error:
+            reason = error.message if isinstance(error, ServingError) else "it takes too long"
+            raise PreparationError(
+                Gate.LOAD, Reason.LOAD_FAILED, f"its variables can't be made constants: {reason}"
+            ) from None
+        self.found.frozen = better
         self._freezing = False
         if better:
-            self.found.frozen = True
             _log.info("model %s: it is run with constants in place of its variables", self._spec.model)
+
+    async def _is_better(self, worker: HostedWorker, manifest: Manifest, rows: dict[str, dict[str, Tensor]]) -> bool:
+        # No more rows at a time than it was packed with: more may need more memory than there is for it.
+        most = max(manifest.warmup_batch_sizes, default=1)
+        for name, samples in rows.items():
+            answer, _ = await worker.call({"op": "try", "signature": name, "rows": most}, samples)
+            if answer["better"] is not True:
+                return False
+        return True
+
+    def _has_room_for(self, size: int) -> bool:
+        room = self._settings.room
+        try:
+            return room is None or room.level().left - room.reserve >= size
+        except (OSError, ValueError):
+            return False  # it isn't known
 
     def _trial_rows(self, signature: str) -> dict[str, Tensor]:
         """Of its parity samples, so many as trials take; none where there are too few."""

@@ -41,6 +41,8 @@ class Resident:
         self._launcher = launcher
         self._settings = settings
         self._on_change = on_change
+        self._better_frozen = False
+        """It was seen to be, once."""
         self._found = Findings()
         self._worker: HostedWorker | None = None
         self._preparation: Preparation | None = None
@@ -251,11 +253,12 @@ class Resident:
             # It has to be what it was; and until it is loaded again, that is what there is to know of it.
             preparation.found.artifact = before.artifact
             preparation.found.signatures = before.signatures
-            preparation.found.frozen = before.frozen
         try:
             # What ran here before is worth the reserve, unless it was ended for taking that.
             keep_reserve = self._evicted or not tested_before
-            return await preparation.run(tested_before=tested_before, keep_reserve=keep_reserve)
+            return await preparation.run(
+                tested_before=tested_before, better_frozen=self._better_frozen, keep_reserve=keep_reserve
+            )
         finally:
             if tested_before:
                 preparation.found.gates = before.gates  # what it passed when its samples were run
@@ -271,6 +274,7 @@ class Resident:
         self._evicted = False
         self.failure = None
         self.was_prepared = True
+        self._better_frozen |= self._found.frozen
         self._enter(VersionState.PREPARED)
 
     def _wait(self) -> None:

@@ -86,11 +86,11 @@ def are_as_good(
     """Whether slices of `size` rows, and single ones, are answered as all `rows` in one run are, and slices take no
     longer. `clock`: processor time, since whoever loads a version beside another is stopped now and then. Raises what
     `run` raises."""
-    one_run = _Timed(lambda: run(dict(rows)), clock)
-    slices = _Timed(lambda: run_in_slices(run, rows, size), clock)
+    whole_rows = dict(rows)
+    one_run, slices = Timed(run, clock), Timed(lambda tensors: run_in_slices(run, tensors, size), clock)
     try:
-        whole = one_run.answer()
-        if not same_answers(whole, slices.answer()):
+        whole = one_run(whole_rows)
+        if not same_answers(whole, slices(whole_rows)):
             return False
         few = {name: tensor[:_TRIED_ALONE] for name, tensor in rows.items()}
         if not same_answers(
@@ -100,25 +100,26 @@ def are_as_good(
     except RowsLostError:
         return False
     for _ in range(_TIMES):
-        one_run.answer()
-        slices.answer()
+        one_run(whole_rows)
+        slices(whole_rows)
     return slices.best <= NO_LONGER * one_run.best
 
 
-class _Timed:
-    """Work, and the least time it took; its first time is for what it has to make first."""
+class Timed:
+    """A run that is timed; its first time is for what it has to make first."""
 
-    def __init__(self, work: Callable[[], Tensors], clock: Callable[[], float]) -> None:
-        self._work = work
+    def __init__(self, run: Run, clock: Callable[[], float]) -> None:
+        self._run = run
         self._clock = clock
         self._times: list[float] = []
 
-    def answer(self) -> Tensors:
+    def __call__(self, tensors: Tensors) -> Tensors:
         begun = self._clock()
-        answer = self._work()
+        answer = self._run(tensors)
         self._times.append(self._clock() - begun)
         return answer
 
     @property
     def best(self) -> float:
+        """Seconds."""
         return min(self._times[1:])

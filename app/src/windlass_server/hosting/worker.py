@@ -116,7 +116,9 @@ class Worker:
             "hello": self._hello,
             "check": self._check,
             "load": self._load,
-            "freeze": self._try_frozen,
+            "freezable": self._freezable,
+            "freeze": self._freeze,
+            "try": self._try_frozen,
             "adopt": self._adopt,
             "batch": self._try_batches,
             "run": self._run,
@@ -206,33 +208,37 @@ class Worker:
         model: Runtime = self._gently(lambda: module.load(self._path))
         self._model = model
         signatures = {name: signature.to_dict() for name, signature in model.signatures.items()}
-        return {"signatures": signatures, "variableBytes": model.variable_bytes}, {}
+        return {"signatures": signatures}, {}
+
+    def _freezable(self, head: dict[str, Any], _tensors: dict[str, Tensor]) -> _Request:
+        """How many bytes of variables the `served` signatures have that may become constants; see `Runtime`."""
+        model = self._loaded()
+        return {"bytes": self._gently(lambda: model.variable_bytes(head["served"], head["most"]))}, {}
+
+    def _freeze(self, head: dict[str, Any], _tensors: dict[str, Tensor]) -> _Request:
+        """Makes the frozen model of the `served` signatures. The one that serves is worth nothing if that fails."""
+        model = self._loaded()
+        self._frozen = self._gently(lambda: model.frozen(head["served"]))
+        return {}, {}
 
     def _try_frozen(self, head: dict[str, Any], tensors: dict[str, Tensor]) -> _Request:
-        """Whether one of the `served` signatures is better frozen. `tensors`: rows to find it out with; none: random
-        ones; at most `rows` of them at a time. `shown`: it was found out before."""
-        model, name = self._loaded(), head["signature"]
+        """Whether a signature is better frozen. `tensors`: rows to find it out with; none: random ones; at most `rows`
+        of them at a time."""
+        model, frozen, name = self._loaded(), self._frozen, head["signature"]
         outputs = list(model.signatures[name].outputs)
-
-        def shown() -> bool:
-            if self._frozen is None:
-                self._frozen = model.frozen(head["served"])
-            if head["shown"]:
-                return True
-            frozen = self._frozen
-            rows = tensors or random_rows(model.signatures[name])
-            return is_better(
+        better = frozen is not None and self._holds(
+            lambda: is_better(
                 lambda each: model.run(name, each, outputs),
                 lambda each: frozen.run(name, each, outputs),
-                rows,
+                tensors or random_rows(model.signatures[name]),
                 head["rows"],
             )
-
-        return {"better": has_rows(model.signatures[name]) and self._holds(shown)}, {}
+        )
+        return {"better": better}, {}
 
     def _adopt(self, head: dict[str, Any], _tensors: dict[str, Tensor]) -> _Request:
         """From now on the frozen model runs, or it is forgotten."""
-        if head["frozen"]:
+        if head["frozen"] and self._frozen is not None:
             self._model = self._frozen
         self._frozen = None
         self._gently(_clean_up)

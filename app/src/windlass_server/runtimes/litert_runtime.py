@@ -95,8 +95,7 @@ class LiteRTRuntime:
         """See `Runtime`. By all operators of the file."""
         return self._only_computes
 
-    @property
-    def variable_bytes(self) -> int:
+    def variable_bytes(self, _signatures: Sequence[str], _most: int) -> int:
         """See `Runtime`. The converter has made constants of all."""
         return 0
 

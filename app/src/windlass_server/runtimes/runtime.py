@@ -33,9 +33,9 @@ class Runtime(Protocol):
         """Whether a request's rows may be tried in several runs, for the same reason."""
         ...
 
-    @property
-    def variable_bytes(self) -> int:
-        """Of the variables that `frozen` makes constants; 0: it can't, or there is nothing to gain."""
+    def variable_bytes(self, signatures: Sequence[str], most: int) -> int:
+        """Of the variables that `frozen` makes constants, for each signature anew; 0: it can't, or there is nothing to
+        gain. Nothing large is looked through where there are more than `most`."""
         ...
 
     def frozen(self, signatures: Sequence[str]) -> Runtime:

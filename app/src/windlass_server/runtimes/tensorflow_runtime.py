@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import op_def_registry  # no public way says whether an operation has state
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2  # it has no public name
 
 from windlass_contract.manifest import ELEMENT_TYPES, DataType, Signature, TensorSpec
 from windlass_server.errors import Code, ServingError
@@ -18,14 +19,11 @@ from windlass_server.runtimes.saved_model_methods import methods
 from windlass_server.tensors import NUMPY_TYPE, Tensor
 
 _MAX_MESSAGE = 1000
-_READING = frozenset(
-    {
-        *("Placeholder", "VarHandleOp", "ReadVariableOp", "ResourceGather", "StatefulPartitionedCall"),
-        *("HashTableV2", "MutableHashTableV2", "LookupTableFindV2"),
-    }
+_READING_TABLES = frozenset({"HashTableV2", "MutableHashTableV2", "LookupTableFindV2"})
+_READING = _READING_TABLES | frozenset(
+    {"Placeholder", "VarHandleOp", "ReadVariableOp", "ResourceGather", "StatefulPartitionedCall"}
 )
 """What TensorFlow calls stateful since it depends on variables and tables, and doesn't change them."""
-_READING_VARIABLES = _READING - {"HashTableV2", "MutableHashTableV2", "LookupTableFindV2"}
 _FEW_VARIABLES = 16
 """Fewer are one or two layers: nothing in them can be computed ahead."""
 _CONTROL_FLOW = frozenset(
@@ -73,14 +71,19 @@ class TensorFlowRuntime:
     """A loaded SavedModel."""
 
     def __init__(
-        self, functions: Mapping[str, Any], signatures: Mapping[str, Signature], calls: Mapping[str, _Call], model: Any
+        self,
+        functions: Mapping[str, Any],
+        signatures: Mapping[str, Signature],
+        calls: Mapping[str, _Call],
+        model: Any,
+        operations: Mapping[str, frozenset[str]] = MappingProxyType({}),
     ) -> None:
-        """`model`: what has to live as long as the functions."""
+        """`model`: what has to live as long as the functions. `operations`: of signatures, where they are known."""
         self._model = model
         self._functions = functions
         self._signatures = signatures
         self._calls = calls
-        self._operations: dict[str, frozenset[str]] = {}
+        self._operations = dict(operations)
 
     @classmethod
     def of(cls, folder: Path) -> TensorFlowRuntime:
@@ -115,24 +118,27 @@ class TensorFlowRuntime:
         """See `Runtime`."""
         return self.may_batch(signature)
 
-    @property
-    def variable_bytes(self) -> int:
+    def variable_bytes(self, signatures: Sequence[str], most: int) -> int:
         """See `Runtime`. Only of models that do nothing but compute and read variables."""
-        variables: dict[int, Any] = {}
-        for name, function in self._functions.items():
-            stateful = {each for each in self._operations_of(name) if op_def_registry.get(each).is_stateful}
-            if not isinstance(self._calls[name], _Operation) or not self.may_batch(name):
-                return 0
-            if stateful - _READING_VARIABLES or len(function.variables) != len(function.captured_inputs):
-                return 0
-            variables |= {id(each): each for each in function.variables}
-        if len(variables) < _FEW_VARIABLES:
+        if not all(isinstance(self._calls[name], _Operation) for name in signatures):
             return 0
-        # Each signature gets constants of its own.
-        return sum(_bytes_of(each) for function in self._functions.values() for each in function.variables)
+        variables = [each for name in signatures for each in self._functions[name].variables]
+        known = all(each.shape.is_fully_defined() for each in variables)
+        if not known or len({id(each) for each in variables}) < _FEW_VARIABLES:
+            return 0
+        size = sum(int(each.shape.num_elements()) * int(each.dtype.size) for each in variables)
+        if size > most:
+            return size
+        for name in signatures:
+            function = self._functions[name]
+            if len(function.variables) != len(function.captured_inputs):
+                return 0
+            if not self.may_batch(name) or self._operations_of(name) & _READING_TABLES:
+                return 0
+        return size
 
     def frozen(self, signatures: Sequence[str]) -> TensorFlowRuntime:
-        """See `Runtime`."""
+        """See `Runtime`. This one isn't to be used any more where it raises."""
         functions = {}
         calls: dict[str, _Call] = {}
         for name in signatures:
@@ -140,12 +146,16 @@ class TensorFlowRuntime:
             function = convert_variables_to_constants_v2(self._functions[name], lower_control_flow=False)
             if not isinstance(call, _Operation) or function.captured_inputs:
                 raise ValueError(f"signature {name} depends on more than variables")
+            if function.graph.as_graph_def().library.function:
+                # Two models would share these by name, and they would go with the first of them.
+                raise ValueError(f"signature {name} calls functions that can't become part of it")
             functions[name] = function
             calls[name] = call.with_function(function)
-        frozen = TensorFlowRuntime(functions, {name: self._signatures[name] for name in signatures}, calls, None)
         # Its own graphs hold all constants: they aren't to be looked through.
-        frozen._operations = {name: self._operations_of(name) for name in signatures}
-        return frozen
+        operations = {name: self._operations_of(name) for name in signatures}
+        return TensorFlowRuntime(
+            functions, {name: self._signatures[name] for name in signatures}, calls, None, operations
+        )
 
     def _operations_of(self, signature: str) -> frozenset[str]:
         """The kinds of operations in its graph, and in those of all functions that it calls."""
@@ -187,10 +197,6 @@ class _Operation:
 
 
 _Call = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-
-
-def _bytes_of(variable: Any) -> int:
-    return int(variable.shape.num_elements() or 0) * int(variable.dtype.size)
 
 
 def _call_of(function: Any, signature: Signature) -> _Call:

@@ -164,6 +164,29 @@ def rowwise(folder: Path, *, how: str) -> None:
     _save(module, folder, {"serving_default": compute.get_concrete_function(rows)})
 
 
+def deep(folder: Path, *, how: str) -> None:
+    """`x` FP32 [-1, 4] to `y`: see `models.deep`."""
+    module = tf.Module()
+    module.layers = [tf.Variable(tf.fill([4], 1 + index / 100)) for index in range(20)]
+    module.runs = tf.Variable(0, dtype=tf.int64, name="runs")
+    keys = tf.lookup.KeyValueTensorInitializer(tf.range(4, dtype=tf.int64), tf.range(4.0))
+    module.table = tf.lookup.StaticHashTable(keys, 0.0)
+    ways = {
+        "plain": lambda x: x,
+        "branching": lambda x: tf.cond(tf.reduce_max(x) > 1000, lambda: 2 * x, lambda: x),
+        "counting": lambda x: x + 0 * tf.cast(module.runs.assign_add(1, read_value=True), tf.float32),
+        "looking up": lambda x: x + module.table.lookup(tf.cast(x, tf.int64)),
+    }
+
+    def compute(x: Any) -> dict[str, Any]:
+        for layer in module.layers:
+            x = tf.tanh(x * layer)
+        return {"y": ways[how](x)}
+
+    rows = tf.TensorSpec([None, 4], tf.float32, name="x")
+    _save(module, folder, {"serving_default": tf.function(compute).get_concrete_function(rows)})
+
+
 def named(folder: Path) -> None:
     """Several inputs and outputs of one type: see `models.named`."""
     compute = tf.function(lambda z, a, m: {"second": 10 * a, "first": tf.identity(z), "third": 100 * m})
@@ -372,6 +395,7 @@ BUILDERS: dict[str, Builder] = {
         hungry,
         counting,
         rowwise,
+        deep,
         named,
         refusing,
         image_decoder,

@@ -233,6 +233,17 @@ def rowwise(models: Path, model: str, version: int, kind: str, **manifest: Any) 
     return folder
 
 
+def deep(models: Path, model: str, version: int, kind: str, **manifest: Any) -> Path:
+    """`x` FP32 [-1, 4] to `y` FP32 [-1, 4] by twenty layers, each with a variable, and then: `plain`, nothing;
+    `branching`, `counting` as `rowwise`; `looking up` numbers in a table."""
+    folder = _copy(models, model, version, "deep", how=kind)
+    four = spec(DataType.FP32, [-1, 4])
+    write_manifest(
+        folder, model, version, {"serving_default": Signature(inputs={"x": four}, outputs={"y": four})}, **manifest
+    )
+    return folder
+
+
 def named(models: Path, model: str, version: int, **manifest: Any) -> Path:
     """Inputs `z`, `a`, `m` FP32 [-1, 1] to outputs `second` = 10 a, `first` = z and `third` = 100 m, in no order."""
     folder = _copy(models, model, version, "named")
