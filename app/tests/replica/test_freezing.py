@@ -109,7 +109,7 @@ class Trial:
 def test_a_worker_runs_the_frozen_model_once_it_is_told_to():
     frozen = Model()
     trial = Trial(lambda served: frozen if served == ["s"] else None)
-    assert trial(adopt=True)["better"] in {True, False}  # so small a model's time is noise
+    trial(adopt=True)
     assert frozen.runs[:1] == [1]
     assert trial.worker._loaded() is frozen
     assert trial.worker._frozen is None

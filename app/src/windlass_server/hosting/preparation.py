@@ -21,7 +21,7 @@ from windlass_server.errors import Code, ServingError
 from windlass_server.hosting import batching, trials
 from windlass_server.hosting.asking import WorkerDownError
 from windlass_server.hosting.background import in_background
-from windlass_server.hosting.freezing import MEMORY_FACTOR, may_be_tried
+from windlass_server.hosting.freezing_trial import FreezingError, try_frozen
 from windlass_server.hosting.hosted_worker import HostedWorker, ResidentSettings
 from windlass_server.hosting.launcher import Launcher, LauncherError
 from windlass_server.hosting.memory import kill_first
@@ -31,8 +31,6 @@ from windlass_server.runtimes import RUNTIME_OF
 from windlass_server.tensors import Tensor
 
 _MAX_MESSAGE = 2000
-_SHARE_TO_FREEZE = 0.25
-"""Of the load deadline."""
 _log = logging.getLogger(__name__)
 
 
@@ -391,46 +389,24 @@ class Preparation:
         self._pass(Gate.WARM_UP, f"{statistic}; zeros were refused by {', '.join(refused)}" if refused else statistic)
 
     async def _try_frozen(self, worker: HostedWorker, manifest: Manifest) -> None:
-        """Finds out whether it is better run with constants in place of its variables."""
-        served, limit = list(self.found.signatures), self._settings.freeze_bytes
-        rows = {name: self._trial_rows(name) for name in served}
-        if not self._may_freeze or not all(may_be_tried(self.found.signatures[name], rows[name]) for name in served):
+        if not self._may_freeze:
             return
+        rows = {name: self._trial_rows(name) for name in self.found.signatures}
+        # No more rows at a time than it was packed with: more may need more memory than there is for it.
+        most = max(manifest.warmup_batch_sizes, default=1)
         self._freezing = True
         try:
-            async with asyncio.timeout(self._settings.load_deadline * _SHARE_TO_FREEZE):
-                answer, _ = await worker.call({"op": "freezable", "served": served, "most": limit})
-                if not 0 < answer["bytes"] <= limit or not self._has_room_for(MEMORY_FACTOR * answer["bytes"]):
-                    self._freezing = False
-                    return
-                await worker.call({"op": "freeze", "served": served})
-                better = self._better_frozen or await self._is_better(worker, manifest, rows)
-                await worker.call({"op": "adopt", "frozen": better})
-        except (ServingError, TimeoutError) as error:
-            reason = error.message if isinstance(error, ServingError) else "it takes too long"
+            better = await try_frozen(
+                worker, self._settings, self.found.signatures, rows, most, better=self._better_frozen
+            )
+        except FreezingError as error:
             raise PreparationError(
-                Gate.LOAD, Reason.LOAD_FAILED, f"its variables can't be made constants: {reason}"
+                Gate.LOAD, Reason.LOAD_FAILED, f"its variables can't be made constants: {error}"
             ) from None
         self.found.frozen = better
         self._freezing = False
         if better:
             _log.info("model %s: it is run with constants in place of its variables", self._spec.model)
-
-    async def _is_better(self, worker: HostedWorker, manifest: Manifest, rows: dict[str, dict[str, Tensor]]) -> bool:
-        # No more rows at a time than it was packed with: more may need more memory than there is for it.
-        most = max(manifest.warmup_batch_sizes, default=1)
-        for name, samples in rows.items():
-            answer, _ = await worker.call({"op": "try", "signature": name, "rows": most}, samples)
-            if answer["better"] is not True:
-                return False
-        return True
-
-    def _has_room_for(self, size: int) -> bool:
-        room = self._settings.room
-        try:
-            return room is None or room.level().left - room.reserve >= size
-        except (OSError, ValueError):
-            return False  # it isn't known
 
     def _trial_rows(self, signature: str) -> dict[str, Tensor]:
         """Of its parity samples, so many as trials take; none where there are too few."""
